@@ -1,0 +1,41 @@
+"""Chooses the Keras backend, before Keras is imported."""
+
+import importlib.util
+import json
+import os
+import sys
+
+BACKENDS = ("jax", "tensorflow", "torch")
+
+
+def select_backend():
+    """Set `KERAS_BACKEND` unless the user or an earlier `import keras` has chosen.
+
+    The order: the environment variable, the user's `keras.json` (where that
+    backend is installed: Keras writes the file itself and names TensorFlow),
+    else the first installed of jax, tensorflow and torch.
+
+    Raises:
+        ImportError: no backend is installed.
+    """
+    if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
+        return
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    if not installed:
+        raise ImportError(
+            "bert4keras3 needs a backend and none is installed: "
+            "pip install 'bert4keras3[jax]' (or [tensorflow], [torch])"
+        )
+    configured = _configured_backend()
+    if configured in BACKENDS and configured not in installed:
+        configured = None
+    os.environ["KERAS_BACKEND"] = configured or installed[0]
+
+
+def _configured_backend():
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    try:
+        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
+            return json.load(file).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None

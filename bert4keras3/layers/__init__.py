@@ -1,0 +1,27 @@
+"""Building blocks: all of `keras.layers`, and the layers of this library."""
+
+import numpy as np
+from keras import activations, initializers, random
+from keras.layers import *  # noqa: F403
+
+from bert4keras3 import _aliases
+from bert4keras3.backend import K, keras, ops
+from bert4keras3.layers.attention import MultiHeadAttention
+from bert4keras3.layers.base import Layer
+from bert4keras3.layers.embeddings import Embedding
+from bert4keras3.layers.feed_forward import FeedForward
+from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken
+from bert4keras3.layers.loss import Loss
+from bert4keras3.layers.masks import AttentionBias, CausalMask, SegmentMask
+from bert4keras3.layers.norms import LayerNormalization, ScaleOffset
+from bert4keras3.layers.positions import (
+    PositionEmbedding,
+    RelativePositionEmbedding,
+    RelativePositionEmbeddingT5,
+    RotaryEmbedding,
+    SinusoidalPositionEmbedding,
+)
+
+globals().update(_aliases.child_aliases("bert4keras3", "layers"))
+
+__all__ = [name for name in dir() if not name.startswith("_")]

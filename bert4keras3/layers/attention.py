@@ -1,0 +1,362 @@
+"""Multi-head attention, plain and with a memory of keys and values."""
+
+from bert4keras3 import ops
+from bert4keras3.backend import (
+    apply_rotary_position_embeddings,
+    attention_normalize,
+    flatten,
+    rotate_halves,
+)
+from bert4keras3.layers.base import Layer, fresh, register_layer
+from bert4keras3.ops import keras
+
+POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
+
+
+@register_layer
+class MultiHeadAttention(Layer):
+    """Multi-head attention over an input list in the classic order.
+
+    Args:
+        heads: number of key and value heads.
+        head_size: size of a value head.
+        out_dim: output size, heads times head_size by default.
+        key_size: size of a query or key head, head_size by default.
+        use_bias: biases of the query, key and value projections.
+        normalization: see `backend.attention_normalize`.
+        attention_scale: divide scores by sqrt(key_size).
+        attention_dropout: dropout rate of the attention weights.
+        return_attention_scores: also return the scaled scores before
+            normalization, `(batch, query heads, n, m)`.
+        kernel_initializer: initializer of all kernels.
+        o_bias: bias of the output projection, as use_bias by default.
+        query_head: number of query heads, a multiple of heads (grouped-query
+            attention, https://arxiv.org/abs/2305.13245); heads by default.
+        use_EinsumDense: projections keep a heads axis in their kernels
+            `(heads, hidden, size)`, without biases, as Gemma's files do.
+        rope_mode: rotary positions turn neighbouring features by a given table
+            ('su') or first half against second half ('keras').
+        max_wavelength, scaling_factor: of the 'keras' rotary positions.
+        flatten_o_dense: with use_EinsumDense, project the output by a plain
+            Dense instead of one kernel `(heads, size, hidden)`.
+        GQA_mode: 'llama', 'gemma' or False; both ways share key head i among
+            query heads i·g … i·g+g-1 and give the same numbers.
+
+    Raises:
+        ValueError: query heads that heads do not divide, an unknown option, or
+            a call whose inputs do not match its arguments.
+
+    Source: https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(
+        self,
+        heads,
+        head_size,
+        out_dim=None,
+        key_size=None,
+        use_bias=True,
+        normalization="softmax",
+        attention_scale=True,
+        attention_dropout=None,
+        return_attention_scores=False,
+        kernel_initializer="glorot_uniform",
+        o_bias=None,
+        query_head=None,
+        use_EinsumDense=False,
+        rope_mode="su",
+        max_wavelength=10000.0,
+        scaling_factor=1.0,
+        flatten_o_dense=True,
+        GQA_mode="llama",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.head_size = head_size
+        self.out_dim = out_dim or heads * head_size
+        self.key_size = key_size or head_size
+        self.use_bias = use_bias
+        self.normalization = normalization
+        self.attention_scale = attention_scale
+        self.attention_dropout = attention_dropout
+        self.return_attention_scores = return_attention_scores
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.o_bias = use_bias if o_bias is None else o_bias
+        self.query_head = query_head or heads
+        self.use_EinsumDense = use_EinsumDense
+        self.rope_mode = rope_mode
+        self.max_wavelength = max_wavelength
+        self.scaling_factor = scaling_factor
+        self.flatten_o_dense = flatten_o_dense
+        self.GQA_mode = GQA_mode
+        self._check()
+
+    def _check(self):
+        if self.query_head % self.heads:
+            raise ValueError(
+                f"layer {self.name!r}: query_head={self.query_head} is no multiple of "
+                f"heads={self.heads}"
+            )
+        choices = {
+            "rope_mode": ("su", "keras"),
+            "GQA_mode": ("llama", "gemma", False, None),
+            "normalization": ("softmax", "softmax-fp32", "softmax_plus", "squared_relu"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"layer {self.name!r}: {name}: expected one of {allowed}, "
+                    f"got {getattr(self, name)!r}"
+                )
+
+    # ------------------------------------------------------------ projections
+
+    def build(self, input_shape):
+        query, key, value = (tuple(shape) for shape in input_shape[:3])
+        sizes = (
+            ("q", "query", query, self.query_head, self.key_size),
+            ("k", "key", key, self.heads, self.key_size),
+            ("v", "value", value, self.heads, self.head_size),
+        )
+        for short, long, shape, heads, size in sizes:
+            if self.use_EinsumDense:
+                self._add_einsum(f"{long}_dense", "btd,ndh->btnh", (None, heads, size), shape)
+            else:
+                self._add_dense(f"{short}_dense", heads * size, self.use_bias, shape)
+        joined = (*query[:-1], self.query_head * self.head_size)
+        if self.use_EinsumDense and not self.flatten_o_dense:
+            split = (*query[:-1], self.query_head, self.head_size)
+            self._add_einsum("output_dense", "btnh,nhd->btd", (None, self.out_dim), split)
+        else:
+            self._add_dense("o_dense", self.out_dim, self.o_bias, joined)
+        if self.attention_dropout:
+            self.dropout = keras.layers.Dropout(self.attention_dropout, dtype=self.dtype_policy)
+        self.built = True
+
+    # File format: the attribute names of the projections.
+    def _add_dense(self, name, units, use_bias, shape):
+        dense = keras.layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=fresh(self.kernel_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(shape)
+        setattr(self, name, dense)
+
+    def _add_einsum(self, name, equation, output_shape, shape):
+        dense = keras.layers.EinsumDense(
+            equation,
+            output_shape=output_shape,
+            kernel_initializer=fresh(self.kernel_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(shape)
+        setattr(self, name, dense)
+
+    def _project(self, query, key, value):
+        """Queries `(batch, n, query_head, key_size)`, keys and values likewise."""
+        if self.use_EinsumDense:
+            return self.query_dense(query), self.key_dense(key), self.value_dense(value)
+        return (
+            _split_heads(self.q_dense(query), self.query_head, self.key_size),
+            _split_heads(self.k_dense(key), self.heads, self.key_size),
+            _split_heads(self.v_dense(value), self.heads, self.head_size),
+        )
+
+    def _project_output(self, x):
+        if self.use_EinsumDense and not self.flatten_o_dense:
+            return self.output_dense(x)
+        return self.o_dense(flatten(x, 2))
+
+    # ------------------------------------------------------------------- call
+
+    def call(
+        self,
+        inputs,
+        mask=None,
+        a_bias=None,
+        p_bias=None,
+        use_cache=False,
+        cache_update_index=None,
+        is_cache_update_index=None,
+        state=None,
+        positions=None,
+        lengths=None,
+        training=None,
+    ):
+        """Attend.
+
+        Args:
+            inputs: list of query, key, value, `(batch, n|m|m, dim)`; then, each
+                only if asked for: the attention bias (`a_bias`), the rotary
+                table or, with rope_mode 'keras', any tensor
+                (`p_bias='rotary'`), the stacked cache and its index
+                (`use_cache`, `cache_update_index`), the relative bias
+                (`p_bias='typical_relative'`: `([batch,] n, m, key_size)`,
+                `'t5_relative'`: `([batch,] n, m, query heads)`).
+            mask: masks of the inputs; the third, `(batch, m)`, hides values.
+            a_bias: an attention bias is among the inputs: bool hides, float
+                adds; `(n, m)`, `(batch, n, m)` or broadcastable 4-D.
+            p_bias: kind of the position bias, if any.
+            use_cache: a cache `(batch, 2, slots, heads, size)` is among the
+                inputs, keys at 0 and values at 1; also returned.
+            cache_update_index: the slot the new keys start at follows the cache
+                in the inputs; without it the cache is attended as it is.
+                `is_cache_update_index` is another name for it.
+            state: `{"k", "v"}` of `(batch, slots, heads, size)`: keys and values
+                so far. New ones are written at `positions`.
+            positions: int `(batch, n)`, in a decoding step.
+            lengths: int `(batch,)`, slots that hold tokens after this step.
+
+        Returns:
+            `(batch, n, out_dim)`; with return_attention_scores a list of it and
+            the scores; with a state or cache a tuple of that and the new one.
+        """
+        indexed = bool(cache_update_index or is_cache_update_index)
+        parts = self._take_inputs(inputs, a_bias, p_bias, use_cache, indexed)
+        if use_cache:
+            state, positions = self._unstack(parts)
+        query, key, value = self._project(*parts["qkv"])
+        query, key = self._rotate(query, key, parts, positions)
+        visible = mask[2] if mask is not None and len(mask) > 2 else None
+        if state is not None:
+            if positions is not None and (indexed or not use_cache):
+                state = {
+                    "k": ops.write_rows(state["k"], key, positions),
+                    "v": ops.write_rows(state["v"], value, positions),
+                }
+            key, value = state["k"], state["v"]
+            visible = None
+            if lengths is not None:
+                visible = ops.arange(ops.shape(key)[1], dtype="int32")[None] < lengths[:, None]
+        output, scores = self._attend(query, key, value, visible, parts, training)
+        output = self._project_output(output)
+        result = [output, scores] if self.return_attention_scores else output
+        if use_cache:
+            return result, ops.stack([state["k"], state["v"]], axis=1)
+        return result if state is None else (result, state)
+
+    def _take_inputs(self, inputs, a_bias, p_bias, use_cache, indexed):
+        """Name the entries of the input list."""
+        if p_bias not in POSITION_BIASES:
+            raise ValueError(
+                f"layer {self.name!r}: p_bias: expected one of {POSITION_BIASES}, got {p_bias!r}"
+            )
+        relative = p_bias in ("typical_relative", "t5_relative")
+        names = ["attention_bias"] * bool(a_bias) + ["rotary"] * (p_bias == "rotary")
+        names += ["cache"] * bool(use_cache) + ["index"] * (use_cache and indexed)
+        names += [p_bias] * relative
+        extra = list(inputs[3:])
+        if len(inputs) < 3 or len(extra) != len(names):
+            raise ValueError(
+                f"layer {self.name!r}: expected {3 + len(names)} inputs "
+                f"(query, key, value{''.join(', ' + n for n in names)}), got {len(inputs)}"
+            )
+        return {"qkv": inputs[:3], "p_bias": p_bias} | dict(zip(names, extra, strict=True))
+
+    def _unstack(self, parts):
+        """State and positions of a stacked cache among the inputs."""
+        cache = ops.cast(parts["cache"], self.compute_dtype)
+        state = {"k": cache[:, 0], "v": cache[:, 1]}
+        if "index" not in parts:
+            return state, None
+        batch, n = ops.shape(parts["qkv"][0])[:2]
+        index = ops.reshape(ops.cast(parts["index"], "int32"), (-1, 1))
+        positions = index + ops.arange(n, dtype="int32")[None]
+        return state, ops.broadcast_to(positions, (batch, n))
+
+    def _rotate(self, query, key, parts, positions):
+        if parts["p_bias"] != "rotary":
+            return query, key
+        if self.rope_mode == "su":
+            return apply_rotary_position_embeddings(parts["rotary"], query, key)
+        settings = (self.max_wavelength, self.scaling_factor)
+        if positions is None:
+            both = [ops.arange(ops.shape(x)[1], dtype="int32")[None] for x in (query, key)]
+        else:
+            both = [positions, positions]
+        return [
+            rotate_halves(x, p, *settings) for x, p in zip((query, key), both, strict=True)
+        ]
+
+    def _attend(self, query, key, value, visible, parts, training):
+        """Weighted values `(batch, n, query_head, head_size)` and the scores."""
+        groups = self.query_head // self.heads
+        n, m = ops.shape(query)[1], ops.shape(key)[1]
+        # Query heads of one key head are folded into the length: one product for all of them.
+        q = ops.reshape(query, (-1, n, self.heads, groups, self.key_size))
+        q = ops.reshape(ops.transpose(q, (0, 2, 3, 1, 4)), (-1, self.heads, groups * n, self.key_size))
+        k = ops.transpose(key, (0, 2, 3, 1))
+        v = ops.transpose(value, (0, 2, 1, 3))
+        scores = ops.reshape(ops.matmul(q, k), (-1, self.query_head, n, m))
+        scores = self._scale(self._add_relative(scores, query, parts))
+        bias = parts.get("attention_bias")
+        if bias is not None and len(bias.shape) == 3:
+            bias = ops.expand_dims(bias, 1)
+        weights = attention_normalize(scores, visible, -1, self.normalization, bias)
+        if self.attention_dropout:
+            weights = self.dropout(weights, training=training)
+        folded = ops.reshape(weights, (-1, self.heads, groups * n, m))
+        output = ops.reshape(ops.matmul(folded, v), (-1, self.query_head, n, self.head_size))
+        output = ops.transpose(output, (0, 2, 1, 3))
+        if parts["p_bias"] == "typical_relative":
+            equation = _relative_equation("bhjk,{}jkd->bjhd", parts["typical_relative"])
+            output = output + ops.einsum(equation, weights, parts["typical_relative"])
+        return output, scores
+
+    def _add_relative(self, scores, query, parts):
+        """Relative position terms; they are scaled together with the scores."""
+        if parts["p_bias"] == "typical_relative":
+            equation = _relative_equation("bjhd,{}jkd->bhjk", parts["typical_relative"])
+            return scores + ops.einsum(equation, query, parts["typical_relative"])
+        if parts["p_bias"] == "t5_relative":
+            bias = parts["t5_relative"]
+            axes = (2, 0, 1) if len(bias.shape) == 3 else (0, 3, 1, 2)
+            bias = ops.transpose(bias, axes)
+            return scores + (bias[None] if len(bias.shape) == 3 else bias)
+        return scores
+
+    def _scale(self, scores):
+        return scores / self.key_size**0.5 if self.attention_scale else scores
+
+    # ------------------------------------------------------------------ state
+
+    def initial_state(self, batch, slots):
+        """Empty keys and values: `{"k", "v"}` of `(batch, slots, heads, size)`."""
+        shape = (batch, slots, self.heads)
+        return {
+            "k": ops.zeros((*shape, self.key_size), dtype=self.compute_dtype),
+            "v": ops.zeros((*shape, self.head_size), dtype=self.compute_dtype),
+        }
+
+    # ------------------------------------------------------------------ specs
+
+    def compute_mask(self, inputs, mask=None):
+        mask = mask[0] if mask is not None else None
+        return [mask, None] if self.return_attention_scores else mask
+
+    def compute_output_spec(self, inputs, mask=None, use_cache=False, state=None, **kwargs):
+        query, key = inputs[0].shape, inputs[1].shape
+        cache = inputs[3 + bool(kwargs.get("a_bias")) + (kwargs.get("p_bias") == "rotary")] if use_cache else None
+        slots = key[1] if cache is None else cache.shape[2]
+        dtype = self.compute_dtype
+        result = keras.KerasTensor((*query[:2], self.out_dim), dtype=dtype)
+        if self.return_attention_scores:
+            shape = (query[0], self.query_head, query[1], slots)
+            result = [result, keras.KerasTensor(shape, dtype=dtype)]
+        if cache is not None:
+            return result, keras.KerasTensor(cache.shape, dtype=dtype)
+        return result
+
+
+def _split_heads(x, heads, size):
+    return ops.reshape(x, (-1, ops.shape(x)[1], heads, size))
+
+
+def _relative_equation(equation, table):
+    """The einsum equation for a table shared by all rows, or with a batch axis."""
+    return equation.format("b" if len(table.shape) == 4 else "")

@@ -1,0 +1,63 @@
+"""The base of every layer here: configuration derived from the constructor."""
+
+import inspect
+
+from bert4keras3.backend import get_activation
+from bert4keras3.ops import keras
+
+register_layer = keras.saving.register_keras_serializable("bert4keras3")
+
+
+class Configured:
+    """Mixin: `get_config` returns the constructor's arguments, read from attributes.
+
+    A layer keeps an attribute for each argument of its `__init__`; nothing is
+    listed twice. Activations and initializers are serialised.
+    """
+
+    def get_config(self):
+        config = super().get_config()
+        for name in _argument_names(type(self)):
+            config[name] = _serialize(getattr(self, name))
+        return config
+
+
+class Layer(Configured, keras.layers.Layer):
+    """A Keras layer that passes masks on and knows its configuration."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+
+def _argument_names(cls):
+    """Named arguments of the constructors of a class, down to Keras' own."""
+    names = []
+    for base in cls.__mro__:
+        if base.__module__.startswith("keras."):
+            break
+        init = vars(base).get("__init__")
+        if init is not None:
+            parameters = inspect.signature(init).parameters.values()
+            names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [name for name in dict.fromkeys(names) if name not in ("self", "name")]
+
+
+def _serialize(value):
+    if isinstance(value, (list, tuple)):
+        return [_serialize(v) for v in value]
+    if isinstance(value, keras.initializers.Initializer) or inspect.isfunction(value):
+        return keras.saving.serialize_keras_object(value)
+    return value
+
+
+def fresh(initializer):
+    """A copy of an initializer for one more weight: one Keras object always draws the same values."""
+    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+
+
+def activation_function(identifier):
+    """The function of an activation argument, which may be its serialised form."""
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    return get_activation(identifier)

@@ -1,0 +1,153 @@
+"""Scaling, shifting and normalising the last axis."""
+
+from bert4keras3 import ops
+from bert4keras3.layers.base import Layer, activation_function, register_layer
+from bert4keras3.ops import keras
+
+
+@register_layer
+class ScaleOffset(Layer):
+    """x · gamma + beta along the last axis, optionally steered by a condition vector.
+
+    Args:
+        scale: True for a trainable gamma, False or None for none, a number or
+            vector for a constant one.
+        offset: the same for beta.
+        conditional: the input is `[x, condition]`; linear maps of the condition
+            (initially zero) are added to gamma and beta.
+        hidden_units: size of a hidden layer between condition and gamma, beta.
+        hidden_activation: its activation.
+        hidden_initializer: its kernel's initializer.
+
+    Shapes: x `(batch, ..., dim)`, condition `(batch, size)` -> `(batch, ..., dim)`.
+
+    Source: https://kexue.fm/archives/7124 (conditional layer normalization)
+    """
+
+    def __init__(
+        self,
+        scale=True,
+        offset=True,
+        conditional=False,
+        hidden_units=None,
+        hidden_activation="linear",
+        hidden_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.offset = offset
+        self.conditional = conditional
+        self.hidden_units = hidden_units
+        self.hidden_activation = hidden_activation
+        self.hidden_initializer = keras.initializers.get(hidden_initializer)
+
+    def build(self, input_shape):
+        dim = (input_shape[0] if self.conditional else input_shape)[-1]
+        # File format: beta comes before gamma.
+        if self.offset is True:
+            self.beta = self.add_weight(shape=(dim,), initializer="zeros", name="beta")
+        if self.scale is True:
+            self.gamma = self.add_weight(shape=(dim,), initializer="ones", name="gamma")
+        if self.conditional:
+            self._build_condition(dim, tuple(input_shape[1]))
+        self.built = True
+
+    def _build_condition(self, dim, shape):
+        if self.hidden_units is not None:
+            self.hidden_dense = keras.layers.Dense(
+                self.hidden_units,
+                activation=activation_function(self.hidden_activation),
+                use_bias=False,
+                kernel_initializer=self.hidden_initializer,
+                dtype=self.dtype_policy,
+                name="hidden_dense",
+            )
+            self.hidden_dense.build(shape)
+            shape = (*shape[:-1], self.hidden_units)
+        for name, used in (("beta_dense", self._uses_offset), ("gamma_dense", self._uses_scale)):
+            if used:
+                dense = keras.layers.Dense(
+                    dim,
+                    use_bias=False,
+                    kernel_initializer="zeros",
+                    dtype=self.dtype_policy,
+                    name=name,
+                )
+                dense.build(shape)
+                setattr(self, name, dense)
+
+    @property
+    def _uses_scale(self):
+        return self.scale is not False and self.scale is not None
+
+    @property
+    def _uses_offset(self):
+        return self.offset is not False and self.offset is not None
+
+    def call(self, inputs, mask=None):
+        x, condition = inputs if self.conditional else (inputs, None)
+        return self.affine(x, condition)
+
+    def affine(self, x, condition=None):
+        """Scale and shift x; gamma and beta are cast to its dtype."""
+        if condition is not None:
+            if self.hidden_units is not None:
+                condition = self.hidden_dense(condition)
+            for _ in range(len(x.shape) - len(condition.shape)):
+                condition = ops.expand_dims(condition, 1)
+        if self._uses_scale:
+            gamma = self.gamma if self.scale is True else ops.convert_to_tensor(self.scale)
+            gamma = ops.cast(gamma, x.dtype)
+            if condition is not None:
+                gamma = gamma + ops.cast(self.gamma_dense(condition), x.dtype)
+            x = x * gamma
+        if self._uses_offset:
+            beta = self.beta if self.offset is True else ops.convert_to_tensor(self.offset)
+            beta = ops.cast(beta, x.dtype)
+            if condition is not None:
+                beta = beta + ops.cast(self.beta_dense(condition), x.dtype)
+            x = x + beta
+        return x
+
+    def compute_mask(self, inputs, mask=None):
+        return mask[0] if self.conditional and mask is not None else mask
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0] if self.conditional else input_shape
+
+
+@register_layer
+class LayerNormalization(ScaleOffset):
+    """Layer normalization over the last axis, in float32 at least.
+
+    Args:
+        zero_mean: subtract the mean.
+        unit_variance: divide by sqrt(mean(x²) + epsilon) (of x after the mean is
+            subtracted, where it is). Without the mean this is the RMS norm.
+        epsilon: Keras' `epsilon()` (1e-7) by default.
+        scale, offset, conditional, hidden_units, hidden_activation,
+        hidden_initializer: as in `ScaleOffset`.
+
+    Shapes: as in `ScaleOffset`.
+
+    Source: https://arxiv.org/abs/1607.06450; conditional: https://kexue.fm/archives/7124
+    """
+
+    def __init__(self, zero_mean=True, unit_variance=True, epsilon=None, **kwargs):
+        super().__init__(**kwargs)
+        self.zero_mean = zero_mean
+        self.unit_variance = unit_variance
+        self.epsilon = keras.config.epsilon() if epsilon is None else epsilon
+
+    def call(self, inputs, mask=None):
+        x, condition = inputs if self.conditional else (inputs, None)
+        dtype = x.dtype
+        if keras.backend.standardize_dtype(dtype) != "float64":
+            x = ops.cast(x, "float32")
+        if self.zero_mean:
+            x = x - ops.mean(x, axis=-1, keepdims=True)
+        if self.unit_variance:
+            variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+            x = x * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(self.affine(x, condition), dtype)

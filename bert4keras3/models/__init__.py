@@ -1,0 +1,16 @@
+"""The models: `build_transformer_model`, the families, and what subclasses need."""
+
+from bert4keras3.layers import *  # noqa: F403
+from bert4keras3.layers import K, keras, np, ops
+from bert4keras3.models.bert import BERT, RoBERTa
+from bert4keras3.models.build import build_transformer_model
+from bert4keras3.models.masks import (
+    LM_Mask,
+    UniLM_Mask,
+    extend_with_language_model,
+    extend_with_unified_language_model,
+)
+from bert4keras3.models.registry import family
+from bert4keras3.models.transformer import POST, PRE, SANDWICH, Transformer
+
+__all__ = [name for name in dir() if not name.startswith("_")]

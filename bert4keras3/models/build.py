@@ -1,0 +1,161 @@
+"""`build_transformer_model`: from a configuration and a checkpoint to a Keras model."""
+
+import difflib
+import inspect
+from pathlib import Path
+
+from bert4keras3.models.config import ALIASES, read_config, with_aliases
+from bert4keras3.models.huggingface import from_huggingface
+from bert4keras3.models.masks import (
+    extend_with_language_model,
+    extend_with_unified_language_model,
+)
+from bert4keras3.models.registry import find_family
+from bert4keras3.models.transformer import Transformer
+
+APPLICATIONS = {
+    "encoder": lambda BaseModel: BaseModel,
+    "lm": extend_with_language_model,
+    "unilm": extend_with_unified_language_model,
+}
+
+
+def build_transformer_model(
+    config_path=None,
+    checkpoint_path=None,
+    model="bert",
+    application="encoder",
+    return_keras_model=True,
+    keras_weights_path=None,
+    initial=True,
+    version=None,
+    **kwargs,
+):
+    """Build a model and fill it from a checkpoint.
+
+    Args:
+        config_path: a JSON file, or a folder in Hugging Face form; its
+            `model_type` then says the family, and its weights are loaded unless
+            another checkpoint is given. None: everything is in `kwargs`.
+        checkpoint_path: a TensorFlow checkpoint's prefix, a `.safetensors`,
+            `.bin` or `.weights.h5` file, or a Hugging Face folder.
+        model: the family's key, or a subclass of `Transformer`.
+        application: `'encoder'`, `'lm'` (causal mask) or `'unilm'` (UniLM mask);
+            the latter two switch the LM head on.
+        return_keras_model: return the Keras model, else the transformer object,
+            which has it as `.model`.
+        keras_weights_path: a `.weights.h5` file.
+        initial: accepted for older scripts; weights exist from the start.
+        version: version of the family (T5); part of `model` too.
+        **kwargs: arguments of the family's classes and of `Transformer.build`;
+            they override the file's.
+
+    Returns:
+        A Keras model, or the transformer.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a configuration that lacks a key, an unknown model or
+            application, or (CheckpointError) weights that do not fit.
+        TypeError: a keyword that nothing takes.
+    """
+    from_folder = config_path is not None and Path(config_path).is_dir()
+    config = {} if config_path is None else read_config(config_path)
+    if from_folder:
+        model, config = _describe_folder(config_path, config, model)
+        application = config.pop("application", application) if application == "encoder" else application
+    cls = _extend(find_family(model), application)
+    if version is not None:
+        kwargs["version"] = version
+    _check_keywords(cls, kwargs)
+    config = with_aliases({**config, **kwargs})
+    construct, build = _split(cls, config)
+    _check_required(cls, construct, config_path)
+    transformer = cls(**construct)
+    transformer.build(**build)
+    _load(transformer, config_path if from_folder else None, checkpoint_path, keras_weights_path)
+    return transformer.model if return_keras_model else transformer
+
+
+def _describe_folder(folder, config, model):
+    """The family and arguments of a Hugging Face folder."""
+    key, arguments = from_huggingface(config, Path(folder) / "config.json")
+    if isinstance(model, type):
+        return model, arguments
+    asked, found = find_family(model), find_family(key)
+    if not (issubclass(asked, found) or issubclass(found, asked)):
+        raise ValueError(
+            f"{folder}: expected a checkpoint of {model!r}, found model_type {config['model_type']!r}"
+        )
+    return found, arguments
+
+
+def _extend(cls, application):
+    name = str(application).lower()
+    if name not in APPLICATIONS:
+        raise ValueError(
+            f"unknown application {application!r}: expected one of {sorted(APPLICATIONS)}"
+        )
+    if not issubclass(cls, Transformer):
+        raise TypeError(f"model: expected a subclass of Transformer, got {cls.__name__}")
+    return APPLICATIONS[name](cls)
+
+
+def _load(transformer, folder, checkpoint_path, keras_weights_path):
+    if checkpoint_path is not None:
+        transformer.load_weights_from_checkpoint(checkpoint_path)
+    if keras_weights_path is not None:
+        transformer.load_weights(keras_weights_path)
+    if folder is not None and checkpoint_path is None and keras_weights_path is None:
+        transformer.load_weights_from_checkpoint(folder)
+
+
+# -------------------------------------------------------------------- keywords
+
+
+def _parameters(function):
+    return {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name != "self"
+    }
+
+
+def _constructor_parameters(cls):
+    """Parameters of the constructors of a class and its bases."""
+    found = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            for name, parameter in _parameters(base.__init__).items():
+                found.setdefault(name, parameter)
+    return found
+
+
+def _check_keywords(cls, kwargs):
+    known = {*_constructor_parameters(cls), *_parameters(cls.build), "version"}
+    known |= {other for others in ALIASES.values() for other in others}
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"build_transformer_model: {cls.__name__} takes no {name!r}{hint}")
+
+
+def _split(cls, config):
+    """Arguments of the constructor and of `build`; keys nobody reads are dropped."""
+    ours, build = _constructor_parameters(cls), _parameters(cls.build)
+    return (
+        {name: value for name, value in config.items() if name in ours},
+        {name: value for name, value in config.items() if name in build},
+    )
+
+
+def _check_required(cls, construct, config_path):
+    missing = [
+        name
+        for name, parameter in _constructor_parameters(cls).items()
+        if parameter.default is parameter.empty and construct.get(name) is None
+    ]
+    if missing:
+        where = config_path or "the arguments of build_transformer_model"
+        raise ValueError(f"{where}: {cls.__name__} needs {', '.join(missing)}")

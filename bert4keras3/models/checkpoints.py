@@ -1,0 +1,327 @@
+"""Loading and saving a model's weights: TensorFlow, Hugging Face and Keras files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bert4keras3.models.config import write_json
+from bert4keras3.models.huggingface import to_huggingface
+from bert4keras3.weights import CheckpointError, open_source
+from bert4keras3.weights.atomic import atomic_path
+from bert4keras3.weights.load import Item, fill, select_rows
+from bert4keras3.weights.sources import DictSource, Source
+from bert4keras3.weights.table import Tensor, expand_table
+
+
+class Checkpoints:
+    """Mixin of `Transformer`: its weights from and to files.
+
+    Attributes:
+        tables: `{"tf": table, "hf": table}`, see `weights.table`; `"tf"` has the
+            names of TensorFlow checkpoints, `"hf"` those of Hugging Face.
+        huggingface_prefix: what names of a model with heads start with; files of
+            the bare model leave it out.
+        load_report: what the last load did.
+    """
+
+    tables = {}
+    huggingface_prefix = ""
+    load_report = None
+
+    # ---------------------------------------------------------------- tables
+
+    def table(self, form):
+        """`{layer: [Tensor, ...]}` of one file form, `'tf'` or `'hf'`.
+
+        Raises:
+            CheckpointError: the family has no table for that form.
+        """
+        if form not in self.tables:
+            raise CheckpointError(
+                f"{type(self).__name__} has no weight table for {form!r} checkpoints, "
+                f"only for {sorted(self.tables)}"
+            )
+        return expand_table(self.tables[form], self.num_hidden_layers)
+
+    def variable_mapping(self):
+        """`{layer: [variable name, ...]}` in a TensorFlow checkpoint, to be overridden or edited."""
+        return {
+            layer: [tensor.name for tensor in tensors]
+            for layer, tensors in self.table("tf").items()
+        }
+
+    # --------------------------------------------------------------- loading
+
+    def load_variable(self, checkpoint, name):
+        """Read one variable in the form of the layer's weight.
+
+        Args:
+            checkpoint: a path, a dict of arrays, or an open `Source`.
+            name: the variable's name there.
+
+        Raises:
+            CheckpointError: it is not there or cannot be read.
+        """
+        with _opened(checkpoint) as source:
+            tensor = self._known_tensors().get(name) or Tensor(name)
+            value = tensor.read(source[self._find(source, name)])
+            return self._select_tokens(value) if tensor.is_vocabulary else value
+
+    def _known_tensors(self):
+        known = self.__dict__.get("_tensors")
+        if known is None:
+            tables = [self.table(form) for form in self.tables]
+            known = {t.name: t for table in tables for row in table.values() for t in row}
+            self.__dict__["_tensors"] = known
+        return known
+
+    def _select_tokens(self, table):
+        """`load_embeddings`, unless the table has the model's own rows already."""
+        own = len(table) == self.vocab_size != self.full_vocab_size
+        return table if own else self.load_embeddings(table)
+
+    def load_embeddings(self, embeddings):
+        """Select and compose token rows by `keep_tokens` and `compound_tokens`."""
+        return select_rows(embeddings, self.keep_tokens, self.compound_tokens)
+
+    def load_weights_from_checkpoint(self, checkpoint, mapping=None):
+        """Fill the model from a checkpoint of any form.
+
+        Args:
+            checkpoint: a TensorFlow checkpoint's prefix, a `.safetensors` or
+                `.bin` file, a Hugging Face folder, a `.weights.h5` file, or a
+                dict of arrays.
+            mapping: `{layer: [variable names]}`, `variable_mapping()` by default;
+                layers it does not name keep their values, names of layers the
+                model does not have are skipped.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is unreadable, or does not fit the model.
+        """
+        if _is_h5(checkpoint):
+            return self.load_weights(checkpoint)
+        with _opened(checkpoint) as source:
+            if mapping is None:
+                mapping = self._mapping_for(source)
+            items = list(self._items(source, mapping))
+            used = {self._find(source, item.name) for item in items}
+            self.load_report = self._fill(items, source, set(source) - used)
+
+    def _mapping_for(self, source):
+        """The mapping whose names the source has."""
+        candidates = []
+        if "tf" in self.tables:
+            candidates.append(self.variable_mapping())
+        if "hf" in self.tables:
+            rows = self.table("hf").items()
+            candidates.append({layer: [t.name for t in row] for layer, row in rows})
+
+        def hits(mapping):
+            names = (name for row in mapping.values() for name in row)
+            return sum(self._find(source, name) in source for name in names)
+
+        return max(candidates, key=hits, default=self.variable_mapping())
+
+    def _items(self, source, mapping):
+        for name, names in mapping.items():
+            layer = self.layers.get(self.prefixed(name))
+            if layer is None or not names:
+                continue
+            weights = layer.weights
+            if len(names) > len(weights):
+                raise CheckpointError(
+                    f"layer {layer.name!r} has {len(weights)} weights, its mapping names "
+                    f"{len(names)}: {names}",
+                    source.path,
+                )
+            # Weights beyond the row (a conditional norm's) are new and keep their values.
+            for variable, tensor in zip(weights, names, strict=False):
+                yield Item(
+                    layer, variable, tensor, lambda tensor=tensor: self.load_variable(source, tensor)
+                )
+
+    def _find(self, source, name):
+        """The name a source uses for a tensor: Hugging Face files vary a little."""
+        for candidate in _variants(name, self.huggingface_prefix):
+            if candidate in source:
+                return candidate
+        return name
+
+    def _fill(self, items, source, unused):
+        return fill(
+            items, source.path, self.ignore_invalid_weights, self.autoresize_weights, unused
+        )
+
+    def load_weights(self, path):
+        """Fill the model from a Keras `.weights.h5` file.
+
+        A file whose token tables have the model's number of rows loads as it is;
+        of a file with the whole vocabulary, rows are selected by `keep_tokens`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is unreadable, or does not fit the model.
+        """
+        from bert4keras3.weights.h5 import KerasWeights, variable_paths
+
+        path = _existing(path)
+        vocabulary = self._vocabulary_variables()
+        with KerasWeights(path) as source:
+
+            def reader(name, variable):
+                def read():
+                    value = source[name]
+                    own = len(value) == self.vocab_size if value.ndim else True
+                    if id(variable) in vocabulary and not own:
+                        return self.load_embeddings(value)
+                    return value
+
+                return read
+
+            places = variable_paths(self.model)
+            items = [
+                Item(self.model.get_layer(owner), variable, name, reader(name, variable))
+                for name, (owner, variable) in places.items()
+            ]
+            unused = {n for n in source if n not in places and "seed_generator" not in n}
+            self.load_report = self._fill(items, source, unused)
+
+    def _vocabulary_variables(self):
+        """Ids of the variables that have one row a token."""
+        found = set()
+        for form in self.tables:
+            for name, tensors in self.table(form).items():
+                layer = self.layers.get(self.prefixed(name))
+                if layer is not None:
+                    pairs = zip(layer.weights, tensors, strict=False)
+                    found |= {id(v) for v, tensor in pairs if tensor.is_vocabulary}
+        return found
+
+    # ---------------------------------------------------------------- saving
+
+    def create_variable(self, name, value, dtype=None):
+        """The array a checkpoint stores for a weight; the inverse of `load_variable`.
+
+        Args:
+            name: the variable's name.
+            value: the weight as an array.
+            dtype: dtype to store, the weight's own by default.
+        """
+        tensor = self._known_tensors().get(name) or Tensor(name)
+        value = tensor.write(np.asarray(value))
+        return np.ascontiguousarray(value if dtype is None else value.astype(dtype))
+
+    def save_weights_as_checkpoint(self, filename, mapping=None, dtype=None):
+        """Write a TensorFlow checkpoint, as `tf.train.load_checkpoint` reads it.
+
+        Args:
+            filename: the checkpoint's prefix, e.g. `'bert_model.ckpt'`.
+            mapping: as in `load_weights_from_checkpoint`.
+            dtype: dtype to store, the weights' own by default.
+        """
+        from bert4keras3.weights.tensorflow import write_tensorflow_checkpoint
+
+        mapping = self.variable_mapping() if mapping is None else mapping
+        tensors = (
+            (name, self.create_variable(name, variable.numpy(), dtype))
+            for _, variable, name in self._saved(mapping)
+        )
+        write_tensorflow_checkpoint(filename, tensors)
+
+    def _saved(self, mapping):
+        """(layer, variable, name) of every weight, each name once."""
+        seen = set()
+        for name, names in mapping.items():
+            layer = self.layers.get(self.prefixed(name))
+            if layer is None:
+                continue
+            for variable, tensor in zip(layer.weights, names, strict=False):
+                if tensor not in seen:
+                    seen.add(tensor)
+                    yield layer, variable, tensor
+
+    def save_weights(self, path):
+        """Write a Keras `.weights.h5` file, whole or not at all."""
+        with atomic_path(path) as temporary:
+            self.model.save_weights(str(temporary), overwrite=True)
+
+    def save_pretrained(self, folder, dtype=None, max_shard_size="5GB"):
+        """Write a Hugging Face folder, `config.json` and safetensors, as transformers loads it.
+
+        Args:
+            folder: the folder, made where it does not exist.
+            dtype: dtype to store, the weights' own by default.
+            max_shard_size: size at which the weights are split, bytes or e.g. '5GB'.
+
+        Raises:
+            CheckpointError: the model has something Hugging Face's does not.
+        """
+        from bert4keras3.weights.safetensors import write_safetensors
+
+        config = to_huggingface(self)
+        mapping = {layer: [t.name for t in row] for layer, row in self.table("hf").items()}
+        unmapped = self._unmapped(mapping)
+        if unmapped:
+            raise CheckpointError(f"Hugging Face files have no place for the layers {unmapped}")
+        known = self._known_tensors()
+
+        def entry(variable, name):
+            shape = known[name].write(np.broadcast_to(np.int8(0), variable.shape)).shape
+            stored = np.dtype(dtype or variable.numpy().dtype)
+            return name, shape, stored, lambda: self.create_variable(name, variable.numpy(), dtype)
+
+        tensors = [entry(variable, name) for _, variable, name in self._saved(mapping)]
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.safetensors"
+        write_safetensors(path, tensors, {"format": "pt"}, max_shard_size)
+        write_json(folder / "config.json", config)
+
+    def _unmapped(self, mapping):
+        """Layers with weights that a mapping does not store in full."""
+        stored = {id(variable) for _, variable, _ in self._saved(mapping)}
+        return sorted(
+            layer.name
+            for layer in self.model.layers
+            if any(id(variable) not in stored for variable in layer.weights)
+        )
+
+
+class _opened:
+    """Context of a source: opens a path or dict, leaves an open source open."""
+
+    def __init__(self, checkpoint):
+        self.given = isinstance(checkpoint, Source)
+        self.source = checkpoint if self.given else _open(checkpoint)
+
+    def __enter__(self):
+        return self.source
+
+    def __exit__(self, *error):
+        if not self.given:
+            self.source.close()
+
+
+def _open(checkpoint):
+    return DictSource(checkpoint) if isinstance(checkpoint, dict) else open_source(checkpoint)
+
+
+def _is_h5(checkpoint):
+    return isinstance(checkpoint, (str, Path)) and str(checkpoint).endswith((".h5", ".hdf5"))
+
+
+def _existing(path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights file at {path}")
+    return path
+
+
+def _variants(name, prefix):
+    """A tensor name and the other spellings found in Hugging Face files."""
+    names = [name]
+    if prefix and name.startswith(prefix):
+        names.append(name[len(prefix) :])
+    for new, old in ((".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta")):
+        names += [n.replace(new, old) for n in names if new in n]
+    return names

@@ -1,0 +1,45 @@
+"""`keras.ops`, whole, and the few operations this library needs beside it.
+
+The only place that knows how a backend does something `keras.ops` does badly.
+"""
+
+from bert4keras3._environment import select_backend
+
+select_backend()
+
+import keras  # noqa: E402
+from keras import ops as _keras_ops  # noqa: E402
+from keras.ops import *  # noqa: E402, F403
+
+
+def lowest(dtype):
+    """The most negative finite number of a float dtype, halved so that sums stay finite.
+
+    A score set to it vanishes in a softmax; unlike -inf, a row of nothing else
+    gives a uniform distribution instead of NaN.
+
+    Args:
+        dtype: a float dtype name, e.g. `'bfloat16'`.
+    """
+    return {"float16": -3e4}.get(keras.backend.standardize_dtype(dtype), -1e30)
+
+
+def write_rows(cache, rows, positions):
+    """Write new rows into a cache, each batch row at its own positions.
+
+    Args:
+        cache: `(batch, slots, ...)`.
+        rows: `(batch, n, ...)`, the new values.
+        positions: int `(batch, n)`, the slot of each new value; slots beyond the
+            cache are written nowhere that is read later (clamped to the last).
+
+    Returns:
+        The cache with the rows written, same shape and dtype.
+    """
+    batch, slots = _keras_ops.shape(cache)[:2]
+    n = _keras_ops.shape(rows)[1]
+    positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
+    row_ids = _keras_ops.broadcast_to(_keras_ops.arange(batch, dtype="int32")[:, None], (batch, n))
+    indices = _keras_ops.reshape(_keras_ops.stack([row_ids, positions], axis=-1), (-1, 2))
+    values = _keras_ops.reshape(rows, (-1, *rows.shape[2:]))
+    return _keras_ops.scatter_update(cache, indices, _keras_ops.cast(values, cache.dtype))

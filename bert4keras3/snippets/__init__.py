@@ -1,0 +1,1 @@
+"""Helpers of the documents for text and data."""

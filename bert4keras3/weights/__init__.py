@@ -1,0 +1,6 @@
+"""Tensors in files, and the tables that map them to layers."""
+
+from bert4keras3.weights.errors import CheckpointError, MissingTensorError
+from bert4keras3.weights.sources import Source, open_source
+
+__all__ = ["CheckpointError", "MissingTensorError", "Source", "open_source"]

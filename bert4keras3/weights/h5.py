@@ -1,0 +1,123 @@
+"""Keras `.weights.h5` files: where each weight of a model lies, and reading them.
+
+Keras stores `layers/<snake_case class>[_k]/<attribute>/.../vars/<n>`, where k counts
+the layers of one class name in the order of `model.layers` (by depth in the graph).
+Class and attribute names are therefore file format.
+"""
+
+import re
+from functools import cache
+
+import h5py
+import numpy as np
+
+from bert4keras3.ops import keras
+from bert4keras3.weights.errors import CheckpointError
+from bert4keras3.weights.sources import Source
+
+# Files of early Keras 3 versions, and of tf.keras, call the group of layers so.
+OLD_ROOT = "_layer_checkpoint_dependencies/"
+
+
+class KerasWeights(Source):
+    """The datasets of a `.weights.h5` file, by path.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: the file is no HDF5 file, or truncated.
+    """
+
+    def __init__(self, path):
+        super().__init__(path)
+        try:
+            self._file = h5py.File(path, "r")
+            self._file.visititems(self._add)
+        except (OSError, RuntimeError, KeyError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise CheckpointError(f"expected an HDF5 file of Keras weights: {error}", path) from None
+
+    def _add(self, name, item):
+        if isinstance(item, h5py.Dataset) and "/vars/" in name:
+            self._entries[name.replace(OLD_ROOT, "layers/")] = item
+
+    def _read(self, name, entry):
+        try:
+            value = entry[()]
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"cannot be read: {error}", self.path, name) from None
+        if entry.attrs.get("dtype") == "bfloat16":
+            from ml_dtypes import bfloat16
+
+            # HDF5 has no bfloat16: the two bytes are stored as an opaque type.
+            return value.view(bfloat16) if value.dtype.itemsize == 2 else value.astype(bfloat16)
+        return np.asarray(value)
+
+    def close(self):
+        self._file.close()
+
+
+def variable_paths(model):
+    """`{path in a .weights.h5 file: (layer name, variable)}` of a Keras model."""
+    paths = {}
+    for name, layer in _numbered(model.layers):
+        _collect(layer, f"layers/{name}", layer.name, paths, set())
+    return paths
+
+
+def _collect(layer, path, owner, paths, seen):
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    children = list(_children(layer))
+    inner = {id(v) for _, child in children for v in child.weights}
+    own = [v for v in layer.weights if id(v) not in inner]
+    own.sort(key=lambda v: not v.trainable)
+    for n, variable in enumerate(own):
+        paths[f"{path}/vars/{n}"] = (owner, variable)
+    for attribute, child in children:
+        _collect(child, f"{path}/{attribute}", owner, paths, seen)
+
+
+def _children(layer):
+    """Sublayers with their place below the layer's group, in Keras' order."""
+    if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
+        yield from ((f"layers/{name}", child) for name, child in _numbered(layer.layers))
+    for attribute in sorted(set(dir(layer)) - _plain_attributes()):
+        if attribute.startswith("_self_"):
+            continue  # TensorFlow's own tracking
+        try:
+            value = getattr(layer, attribute)
+        except Exception:  # a property that is not to be had yet
+            continue
+        if isinstance(value, keras.layers.Layer):
+            yield attribute, value
+        elif isinstance(value, (list, tuple, dict)):
+            items = value.values() if isinstance(value, dict) else value
+            layers = [item for item in items if isinstance(item, keras.layers.Layer)]
+            yield from ((f"{attribute}/{name}", child) for name, child in _numbered(layers))
+
+
+@cache
+def _plain_attributes():
+    """Attributes every layer or model has: none of them is a sublayer's place."""
+    return {*dir(keras.layers.Layer()), *dir(keras.Model())}
+
+
+def _numbered(layers):
+    """(group name, layer): the class in snake case, counted from the second on."""
+    counts = {}
+    for layer in layers:
+        stem = snake_case(type(layer).__name__)
+        count = counts[stem] = counts.get(stem, -1) + 1
+        yield (f"{stem}_{count}" if count else stem), layer
+
+
+def snake_case(name):
+    """Keras' snake case of a class name, e.g. LLamaFeedForward -> l_lama_feed_forward."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+

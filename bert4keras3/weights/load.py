@@ -1,0 +1,126 @@
+"""Filling a model's weights from a source, with one report."""
+
+import logging
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from bert4keras3.layers import FeedForward, MultiHeadAttention
+from bert4keras3.weights.errors import CheckpointError, MissingTensorError
+from bert4keras3.weights.report import LoadReport
+from bert4keras3.weights.resize import resize_weight
+
+logger = logging.getLogger("bert4keras3")
+
+
+class Item(NamedTuple):
+    """One weight to fill.
+
+    Attributes:
+        layer: the layer it belongs to.
+        variable: the Keras variable.
+        name: its tensor's name in the source.
+        read: a function that reads it, in the form of the weight.
+    """
+
+    layer: object
+    variable: object
+    name: str
+    read: callable
+
+
+def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
+    """Fill variables, one tensor in memory at a time.
+
+    Args:
+        items: the `Item`s.
+        path: what is loaded, for messages.
+        ignore_invalid: keep the initial value of weights that are missing or do
+            not fit, with a warning.
+        autoresize: resize weights of another shape.
+        unused: names in the source that no item asks for, for the report.
+
+    Returns:
+        The `LoadReport`.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit; the message is the
+            whole report. Nothing has been changed where the source's headers
+            told so; weights before an unreadable tensor may be filled.
+    """
+    report = LoadReport(str(path), unused=sorted(unused))
+    for item in items:
+        label = f"{item.layer.name}: {item.name}"
+        try:
+            value = item.read()
+        except MissingTensorError:
+            report.missing.append(label)
+            continue
+        shape = tuple(item.variable.shape)
+        if value.shape != shape:
+            difference = f"{label}, expected {shape}, found {value.shape}"
+            if not (autoresize and value.ndim == len(shape)):
+                report.mismatched.append(difference)
+                continue
+            value = resize_weight(value, shape, _resize_scale(item, value.shape))
+            report.resized.append(difference)
+        item.variable.assign(value)
+        report.loaded.append(item.name)
+    _conclude(report, ignore_invalid)
+    return report
+
+
+def _conclude(report, ignore_invalid):
+    if report.complete:
+        logger.info("%s", report)
+        return
+    if not ignore_invalid:
+        hint = "ignore_invalid_weights=True keeps the initial value of these weights"
+        raise CheckpointError(f"the checkpoint does not fit the model.\n{report}\n  {hint}")
+    warnings.warn(f"some weights keep their initial values.\n{report}", stacklevel=4)
+
+
+def _resize_scale(item, found):
+    """Factor that keeps activations in their range after a resize."""
+    layer, variable = item.layer, item.variable
+    wanted = tuple(variable.shape)
+    place = variable.path.split("/")[-2]
+    if isinstance(layer, MultiHeadAttention) and place in ("q_dense", "k_dense"):
+        return (wanted[-1] / found[-1]) ** 0.25
+    if isinstance(layer, FeedForward):
+        if place == "o_dense" and len(wanted) == 2:
+            return (found[0] / wanted[0]) ** 0.5
+        if place != "o_dense" and layer.activation not in ("relu", "leaky_relu"):
+            return (wanted[-1] / found[-1]) ** 0.5
+    return 1.0
+
+
+def select_rows(table, keep_tokens=None, compound_tokens=None):
+    """Select and compose rows of a table with one row a token.
+
+    Args:
+        table: `(tokens, ...)`.
+        keep_tokens: ids of the rows to keep, in their new order.
+        compound_tokens: rows to add, each the average of a list of ids or of
+            `(ids, weights)`; ids count after `keep_tokens`.
+
+    Raises:
+        CheckpointError: an id beyond the table.
+    """
+    if keep_tokens is not None:
+        if len(keep_tokens) and max(keep_tokens) >= len(table):
+            raise CheckpointError(
+                f"keep_tokens asks for token {max(keep_tokens)}, the table has {len(table)} rows"
+            )
+        table = table[np.asarray(keep_tokens)]
+    extra = []
+    for item in compound_tokens or []:
+        ids, weights = item if isinstance(item, tuple) else (item, None)
+        if max(ids) >= len(table):
+            raise CheckpointError(
+                f"compound_tokens asks for token {max(ids)}, the table has {len(table)} rows"
+            )
+        wide = table[np.asarray(ids)].astype("float32")
+        extra.append(np.average(wide, axis=0, weights=weights).astype(table.dtype))
+    return np.concatenate([table, extra]) if extra else table
