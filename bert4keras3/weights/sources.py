@@ -1,0 +1,404 @@
+"""Tensors by name, one at a time, wherever they are stored."""
+
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bert4keras3.weights.errors import CheckpointError, MissingTensorError
+
+# Small enough to stay in the processor's cache between reading and checksumming.
+CHUNK = 1 << 20
+ALIGNMENT = 64
+
+
+class Source(Mapping):
+    """A read-only mapping from names to tensors that lie in a file.
+
+    Opening reads the headers only; `source[name]` reads one tensor and returns a
+    fresh, writable, C-contiguous numpy array that belongs to the caller. Names come
+    in file order. Use it as a context manager, or call `close()`.
+
+    Subclasses put `name -> Entry` into `self._entries`, in file order, and define
+    `_read(name, entry)`.
+
+    Args:
+        path: what was opened, for messages.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._entries = {}
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __iter__(self):
+        return iter(self._entries)
+
+    def __contains__(self, name):
+        return name in self._entries
+
+    def __getitem__(self, name):
+        return self._read(name, self._entry(name))
+
+    # Comparing two mappings would read every tensor of both.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.path}: {len(self)} tensors>"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        """Close the files; no tensor can be read afterwards."""
+
+    def shape(self, name):
+        """The shape of a tensor, as a tuple of int.
+
+        Raises:
+            MissingTensorError: there is no tensor of this name.
+        """
+        return self._entry(name).shape
+
+    def dtype(self, name):
+        """The numpy dtype of a tensor; bfloat16 and float8 are those of `ml_dtypes`.
+
+        Raises:
+            MissingTensorError: there is no tensor of this name.
+            CheckpointError: numpy has no such dtype.
+        """
+        dtype = self._entry(name).dtype
+        if isinstance(dtype, str):
+            raise CheckpointError(f"dtype {dtype} is not supported", self.path, name)
+        return dtype
+
+    def _entry(self, name):
+        try:
+            return self._entries[name]
+        except (KeyError, TypeError):
+            raise MissingTensorError(
+                f"not among the {len(self)} tensors of this checkpoint", self.path, name
+            ) from None
+
+    def _read(self, name, entry):
+        raise NotImplementedError
+
+
+class Entry:
+    """Where a tensor lies and what it is.
+
+    Args:
+        dtype: a numpy dtype, or a str that names one which numpy lacks.
+        shape: a tuple of int.
+        offset: the first byte in the file.
+        size: the number of bytes.
+        **more: whatever else the format knows of the tensor.
+    """
+
+    def __init__(self, dtype, shape, offset=0, size=0, **more):
+        self.dtype = dtype
+        self.shape = shape
+        self.offset = offset
+        self.size = size
+        self.__dict__.update(more)
+
+    def size_error(self):
+        """What is wrong with `size` for this dtype and shape; None where it fits."""
+        if isinstance(self.dtype, str) or self.dtype.hasobject:
+            return None
+        expected = math.prod(self.shape) * self.dtype.itemsize
+        if self.size == expected:
+            return None
+        return (
+            f"{self.dtype} of shape {self.shape} has {expected} bytes, "
+            f"but the header declares {self.size}"
+        )
+
+
+class DictSource(Source):
+    """A plain dict of arrays as a source; reading copies.
+
+    Args:
+        arrays: a mapping from names to arrays.
+        path: what to call it in messages.
+    """
+
+    def __init__(self, arrays, path="<dict>"):
+        super().__init__(path)
+        self._arrays = dict(arrays)
+        for name, array in self._arrays.items():
+            # Only what lacks a dtype (a list) is converted now, to learn it.
+            if not hasattr(array, "__array__") or not isinstance(array.dtype, np.dtype):
+                self._arrays[name] = array = np.asarray(array)
+            self._entries[name] = Entry(array.dtype, tuple(array.shape))
+
+    def _read(self, name, entry):
+        array = empty_array(entry.shape, entry.dtype)
+        array[...] = self._arrays[name]
+        return array
+
+
+class ShardedSource(Source):
+    """Tensors spread over several files by a Hugging Face `*.index.json`.
+
+    Args:
+        path: the index: JSON with a `weight_map` from tensor names to file names,
+            which are safetensors or PyTorch files.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        CheckpointError: the index is not as described, a file that it names is
+            missing or cannot be read, or lacks a tensor that it promises.
+    """
+
+    def __init__(self, path):
+        super().__init__(Path(path))
+        self._shards = {}
+        try:
+            self._open(read_weight_map(self.path))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, weight_map):
+        for shard_name in dict.fromkeys(weight_map.values()):
+            try:
+                shard = _open_shard(self.path.with_name(shard_name))
+            except OSError as error:
+                message = f"cannot open shard {shard_name}: {error}"
+                raise CheckpointError(message, self.path) from error
+            self._shards[shard_name] = shard
+            # What a shard holds beyond the map belongs to nobody: the map decides.
+            for name in shard:
+                if weight_map.get(name) == shard_name:
+                    self._entries[name] = shard_name
+        for name, shard_name in weight_map.items():
+            if name not in self._entries:
+                raise CheckpointError(f"shard {shard_name} lacks it", self.path, name)
+
+    def shape(self, name):
+        return self._shards[self._entry(name)].shape(name)
+
+    def dtype(self, name):
+        return self._shards[self._entry(name)].dtype(name)
+
+    def _read(self, name, entry):
+        return self._shards[entry][name]
+
+    def close(self):
+        for shard in self._shards.values():
+            shard.close()
+
+
+def read_weight_map(path):
+    """The `weight_map` of a Hugging Face index, checked.
+
+    Args:
+        path: the `*.index.json` file.
+
+    Returns:
+        A dict from tensor names to file names in the same folder.
+
+    Raises:
+        CheckpointError: the file is not such an index.
+    """
+    try:
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        pairs = list(weight_map.items())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        message = f"expected JSON with an object 'weight_map', found: {error!r}"
+        raise CheckpointError(message, path) from error
+    for name, file_name in pairs:
+        # A file elsewhere ('../x') is no part of this checkpoint.
+        plain = isinstance(file_name, str) and Path(file_name).name == file_name
+        if not plain or file_name in ("", "..") or "\0" in file_name:
+            raise CheckpointError(f"expected a plain file name, found {file_name!r}", path, name)
+    return weight_map
+
+
+class TensorFile:
+    """A file from which many threads may read arrays at any offset.
+
+    Reads copy the bytes. A memory map would do without, but ends the process with a
+    bus error when someone truncates the file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = open(path, "rb", buffering=0)
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset, size):
+        """The bytes of a range. Raises CheckpointError as `read_into` does."""
+        buffer = np.empty(size, np.uint8)
+        self.read_into(buffer, offset)
+        return buffer.tobytes()
+
+    def read_array(self, name, entry, extend_checksum=None):
+        """Read a tensor into a fresh array.
+
+        Args:
+            name: its name, for messages.
+            entry: its `Entry`.
+            extend_checksum: a function (checksum, bytes) -> checksum, run over the
+                bytes as they come in.
+
+        Returns:
+            The array, or (array, checksum) if `extend_checksum` is given.
+
+        Raises:
+            CheckpointError: the file is shorter than it was, or cannot be read.
+        """
+        try:
+            array = empty_array(entry.shape, entry.dtype)
+            raw = array.reshape(-1).view(np.uint8)
+            checksum = self.read_into(raw, entry.offset, extend_checksum)
+        except CheckpointError as error:
+            raise CheckpointError(error.detail, error.path, name) from error
+        except (ValueError, OverflowError) as error:
+            # numpy bounds the rank and the product of the dimensions.
+            message = f"numpy cannot hold shape {entry.shape}: {error}"
+            raise CheckpointError(message, self.path, name) from error
+        if entry.dtype == np.bool_ and raw.size and raw.max() > 1:
+            message = f"expected booleans of 0 and 1, found a byte {raw.max()}"
+            raise CheckpointError(message, self.path, name)
+        return array if extend_checksum is None else (array, checksum)
+
+    def read_into(self, buffer, offset, extend_checksum=None):
+        """Fill a uint8 array from the file; returns the checksum of its bytes."""
+        step = len(buffer) if extend_checksum is None else CHUNK
+        checksum = 0
+        for start in range(0, len(buffer), max(step, 1)):
+            chunk = buffer[start : start + step]
+            self._fill(chunk, offset + start)
+            if extend_checksum is not None:
+                checksum = extend_checksum(checksum, chunk)
+        return checksum
+
+    def _fill(self, buffer, offset):
+        view = memoryview(buffer)
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                while len(view):
+                    count = self._file.readinto(view)
+                    if not count:
+                        break
+                    view = view[count:]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot be read: {error}", self.path) from error
+        if len(view):
+            message = f"expected {len(buffer)} bytes at {offset}, but the file ends before"
+            raise CheckpointError(message, self.path)
+
+    def close(self):
+        self._file.close()
+
+
+def empty_array(shape, dtype):
+    """An uninitialized C-contiguous array whose data are aligned to 64 bytes.
+
+    The alignment lets a backend adopt the memory without another copy.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.hasobject:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+# What a folder in Hugging Face form may hold, the preferred first.
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def open_source(path):
+    """Open a checkpoint of any known kind, by what is there.
+
+    Args:
+        path: a dict of arrays or an open `Source`; a `.safetensors`, `.bin`, `.pt` or
+            `.pth` file; a `*.index.json` of shards; a TensorFlow prefix
+            ('x/bert_model.ckpt') or its `.index`; or a folder that holds one of them
+            under its usual name: safetensors is preferred, then PyTorch, then
+            TensorFlow.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        FileNotFoundError: nothing is there; the message lists what was looked for.
+        CheckpointError: the file is damaged, or of another kind.
+    """
+    if isinstance(path, Source):
+        return path
+    if isinstance(path, Mapping):
+        return DictSource(path)
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_file(path)
+    return _open_tensorflow(path)
+
+
+def _open_folder(path):
+    for name in _FOLDER_FILES:
+        if (path / name).is_file():
+            return _open_file(path / name)
+    try:
+        return _open_tensorflow(path)
+    except FileNotFoundError as error:
+        names = ", ".join(_FOLDER_FILES)
+        raise FileNotFoundError(f"{error}; nor is there one of {names}") from None
+
+
+def _open_file(path):
+    if path.name.endswith(".index.json"):
+        return ShardedSource(path)
+    if path.suffix in _SHARD_SUFFIXES:
+        return _open_shard(path)
+    if path.suffix in (".h5", ".hdf5", ".keras"):
+        raise CheckpointError("a Keras file is not read by open_source", path)
+    return _open_tensorflow(path)
+
+
+def _open_shard(path):
+    if path.suffix not in _SHARD_SUFFIXES:
+        raise CheckpointError(f"expected a file named {', '.join(_SHARD_SUFFIXES)}", path)
+    if path.suffix == ".safetensors":
+        from bert4keras3.weights.safetensors import SafetensorsFile
+
+        return SafetensorsFile(path)
+    from bert4keras3.weights.torch import TorchFile
+
+    return TorchFile(path)
+
+
+def _open_tensorflow(path):
+    from bert4keras3.weights.tensorflow import TensorFlowCheckpoint
+
+    return TensorFlowCheckpoint(path)
