@@ -10,13 +10,13 @@ from pathlib import Path
 
 from bert4keras3.tokenizers import Tokenizer
 
-SAMPLE = (
-    "Tokenization splits a text into the units that a model knows. 分词把一段文本切分成模型认识的单元。"
-    "In 2018 BERT came with a vocabulary of WordPieces: frequent words are whole, rare ones are "
-    "put together from pieces like ##ing or ##ization. 中文没有空格，所以每一个汉字都单独成为一个词，"
-    "标点符号也是如此；英文、数字（如3.14、50%）和网址https://example.com/path?q=1则按空格和标点切开。"
-    "The naïve café owner said: \"It's 10°C outside!\" 今天天气不错，我们去公园散步吧。\n"
-)
+SAMPLE = """\
+Tokenization splits a text into the units that a model knows. 分词把一段文本切分成模型认识的单元。
+In 2018 BERT came with a vocabulary of WordPieces: frequent words are whole, rare ones are put
+together from pieces like ##ing or ##ization. 中文没有空格，所以每一个汉字都单独成为一个词，
+标点符号也是如此；英文、数字（如3.14、50%）和网址https://example.com/path?q=1则按空格和标点切开。
+The naïve café owner said: "It's 10°C outside!" 今天天气不错，我们去公园散步吧。
+"""
 
 
 def main():
