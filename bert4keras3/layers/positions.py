@@ -117,8 +117,9 @@ class PositionEmbedding(MergedPositions):
         self._check_length(x.shape[1])
         mask = mask[0] if isinstance(mask, (list, tuple)) else mask
         if ids is None and self.skip_padding and mask is not None:
-            count = ops.cumsum(ops.cast(mask, "int32"), axis=1)
-            ids = ops.maximum(count - 1, 0)
+            # Padding gets the row before the first position's, as in RoBERTa.
+            keep = ops.cast(mask, "int32")
+            ids = ops.maximum(ops.cumsum(keep, axis=1) * keep - 1, -self.offset)
         if ids is None:
             return self.merge(x, self._first_rows(ops.shape(x)[1])[None])
         return self.merge(x, self._rows(ids))

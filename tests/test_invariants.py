@@ -1,0 +1,158 @@
+"""What holds for every family.  KERAS_BACKEND=jax pytest tests/test_invariants.py"""
+
+import keras
+import numpy as np
+import pytest
+
+import tiny
+from tiny import assert_close, build, inputs_for, predict
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_padded_rows_equal_the_rows_alone(name):
+    transformer = build(name)
+    arrays = inputs_for(transformer)
+    lengths = [9, 6, 1]
+    padded = [a.copy() for a in arrays]
+    for row, length in enumerate(lengths):
+        padded[0][row, length:] = 0
+    together = predict(transformer.model, padded)
+    for row, length in enumerate(lengths):
+        alone = predict(transformer.model, [a[row : row + 1, :length] for a in arrays])
+        for a, b in zip(together, alone, strict=True):
+            part = a[row : row + 1, :length] if a.ndim == 3 else a[row : row + 1]
+            assert_close(part, b)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_every_weight_takes_part(name):
+    """A weight that changes nothing is a weight that is not used."""
+    transformer = build(name)
+    arrays = inputs_for(transformer)
+    before = predict(transformer.model, arrays)
+    for variable in transformer.model.weights:
+        value = keras.ops.convert_to_numpy(variable)
+        # A constant added to all keys' biases cancels in the softmax: draw at random.
+        noise = np.random.default_rng(3).normal(size=value.shape).astype("float32")
+        variable.assign(value + noise)
+        after = predict(transformer.model, arrays)
+        variable.assign(value)
+        changed = any(np.abs(a - b).max() > 1e-6 for a, b in zip(before, after, strict=True))
+        assert changed or variable.path.endswith("k_dense/bias"), variable.path
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_h5_round_trip(name, tmp_path):
+    transformer = build(name)
+    arrays = inputs_for(transformer)
+    expected = predict(transformer.model, arrays)
+    path = tmp_path / "model.weights.h5"
+    transformer.save_weights(path)
+    other = build(name, keras_weights_path=None)
+    tiny.randomize(other.model, seed=5)
+    other.load_weights(path)
+    for a, b in zip(predict(other.model, arrays), expected, strict=True):
+        assert_close(a, b, 0)
+    # Keras itself reads the same file into the same weights.
+    tiny.randomize(other.model, seed=5)
+    other.model.load_weights(path)
+    for a, b in zip(predict(other.model, arrays), expected, strict=True):
+        assert_close(a, b, 0)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_tensorflow_round_trip(name, tmp_path):
+    transformer = build(name)
+    transformer.save_weights_as_checkpoint(tmp_path / "model.ckpt")
+    other = build(name)
+    tiny.randomize(other.model, seed=5)
+    other.load_weights_from_checkpoint(tmp_path / "model.ckpt")
+    assert other.load_report.complete and not other.load_report.unused
+    for a, b in zip(transformer.model.weights, other.model.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize("form", ["tf", "hf"])
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_table_rows_match_the_layers(name, form):
+    """Every weight has a name in the table, and transforms have inverses."""
+    transformer = build(name)
+    table = transformer.table(form)
+    names = [tensor.name for row in table.values() for tensor in row]
+    assert len(names) == len(set(names))
+    for layer in transformer.model.layers:
+        row = table.get(layer.name, [])
+        exempt = form == "hf" and layer.name == "Embedding-Mapping"
+        assert len(row) == len(layer.weights) or exempt, layer.name
+        for tensor, weight in zip(row, layer.weights, strict=False):
+            value = weight.numpy()
+            np.testing.assert_array_equal(tensor.read(tensor.write(value)), value)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_keras_file_round_trip(name, tmp_path):
+    transformer = build(name)
+    arrays = inputs_for(transformer)
+    expected = predict(transformer.model, arrays)
+    transformer.model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for a, b in zip(predict(loaded, arrays), expected, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_bfloat16_is_near(name):
+    arrays = inputs_for(build(name))
+    expected = predict(build(name).model, arrays)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        found = predict(build(name).model, arrays)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, 5e-2)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_one_fit_lowers_the_loss(name):
+    keras.utils.set_random_seed(0)
+    transformer = build(name, dropout_rate=0.1, attention_dropout_rate=0.1)
+    arrays = inputs_for(transformer, rows=8)
+    model = keras.Model(transformer.inputs, transformer.outputs[-1])
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    inputs = arrays if len(arrays) > 1 else arrays[0]
+    target = np.zeros_like(model.predict_on_batch(inputs))
+    before = model.evaluate(inputs, target, verbose=0)
+    model.fit(inputs, target, epochs=5, verbose=0)
+    assert model.evaluate(inputs, target, verbose=0) < before
+
+
+@pytest.mark.parametrize("name", tiny.DECODERS)
+def test_step_by_step_equals_the_whole(name):
+    """A prompt, then single tokens, at rows of different lengths."""
+    transformer = build(name)
+    arrays = inputs_for(transformer)
+    rows, length = arrays[0].shape
+    # What is seen both ways (the first two tokens) must lie within the prompt.
+    after = np.maximum(np.arange(length) - 1, 0)
+    arrays[1][:] = after if transformer.segment_attention else after > 0
+    expected = predict(transformer.model, arrays)[-1]
+    slots, starts = 12, np.array([4, 2, 3])
+    states = transformer.initial_states(rows, slots)
+    positions = np.tile(np.arange(4), (rows, 1))
+    prompt = [a[:, :4] for a in arrays]
+    outputs, states = transformer.step(_tensors(prompt), positions, starts, states, slots)
+    found = np.array(keras.ops.convert_to_numpy(outputs))
+    for row, start in enumerate(starts):
+        assert_close(found[row, :start], expected[row, :start])
+    for offset in range(length - starts.max()):
+        at = starts + offset
+        token = [np.take_along_axis(a, at[:, None], axis=1) for a in arrays]
+        outputs, states = transformer.step(_tensors(token), at[:, None], at + 1, states, slots)
+        found = keras.ops.convert_to_numpy(outputs)
+        for row, position in enumerate(at):
+            assert_close(found[row, 0], expected[row, position])
+
+
+def _tensors(arrays):
+    return [keras.ops.convert_to_tensor(a) for a in arrays]

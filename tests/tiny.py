@@ -1,0 +1,89 @@
+"""Tiny models of every family, and what tests do with them."""
+
+import numpy as np
+
+from bert4keras3.models import build_transformer_model
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "hidden_act": "gelu",
+    "max_position": 32,
+}
+# name: arguments of build_transformer_model
+ENCODERS = {
+    "bert": {"model": "bert"},
+    "bert_heads": {"model": "bert", "with_nsp": True, "with_mlm": "linear"},
+    "bert_small_embedding": {"model": "bert", "embedding_size": 8, "with_mlm": True},
+    "bert_no_segments": {"model": "bert", "segment_vocab_size": 0, "with_pool": True},
+    "bert_realformer": {"model": "bert", "residual_attention_scores": True},
+    "bert_wide_keys": {"model": "bert", "attention_key_size": 12, "attention_head_size": 10},
+    "roberta": {"model": "roberta", "position_offset": 2, "position_skips_padding": True},
+}
+DECODERS = {
+    "bert_lm": {"model": "bert", "application": "lm", "with_mlm": "linear"},
+    "bert_unilm": {"model": "bert", "application": "unilm", "with_mlm": "linear"},
+    "bert_blocks": {
+        "model": "bert",
+        "application": "unilm",
+        "with_mlm": "linear",
+        "segment_attention": True,
+        "segment_vocab_size": 9,
+    },
+    "bert_lm_realformer": {
+        "model": "bert",
+        "application": "lm",
+        "with_mlm": "linear",
+        "residual_attention_scores": True,
+    },
+}
+ALL = {**ENCODERS, **DECODERS}
+
+
+def build(name, **kwargs):
+    """The transformer of a tiny model, with weights far from their initial values."""
+    arguments = {**SIZES, **ALL[name], "return_keras_model": False, **kwargs}
+    transformer = build_transformer_model(**arguments)
+    randomize(transformer.model)
+    return transformer
+
+
+def randomize(model, seed=0):
+    """Draw every weight anew: zeros and ones hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        variable.assign(rng.normal(0.0, 0.3, variable.shape).astype("float32"))
+
+
+def inputs_for(transformer, rows=3, length=9, seed=1):
+    """Random inputs without padding: one array an input."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for tensor in transformer.inputs:
+        high = {"Input-Token": transformer.vocab_size, "Input-Segment": 2}
+        name = tensor.name
+        low = 3 if name == "Input-Token" else 0
+        array = rng.integers(low, high.get(name, transformer.max_position), (rows, length))
+        if name == "Input-Segment":
+            array = np.sort(array, axis=1)
+        arrays.append(array.astype("int32"))
+    return arrays
+
+
+def predict(model, arrays):
+    """The outputs as a list of numpy arrays."""
+    outputs = model.predict_on_batch(list(arrays) if len(arrays) > 1 else arrays[0])
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return [np.asarray(output, dtype="float32") for output in outputs]
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    """Max abs difference within tolerance x max(1, largest value)."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape, f"{found.shape} against {expected.shape}"
+    assert np.isfinite(found).all()
+    difference = np.abs(found - expected).max(initial=0)
+    assert difference <= tolerance * max(1.0, np.abs(expected).max(initial=0)), difference
