@@ -82,7 +82,7 @@ def predict(model, arrays):
 
 def assert_close(found, expected, tolerance=1e-5):
     """Max abs difference within tolerance x max(1, largest value)."""
-    found, expected = np.asarray(found), np.asarray(expected)
+    found, expected = np.asarray(found, "float64"), np.asarray(expected, "float64")
     assert found.shape == expected.shape, f"{found.shape} against {expected.shape}"
     assert np.isfinite(found).all()
     difference = np.abs(found - expected).max(initial=0)

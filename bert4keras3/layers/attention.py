@@ -232,7 +232,8 @@ class MultiHeadAttention(Layer):
             key, value = state["k"], state["v"]
             visible = None
             if lengths is not None:
-                visible = ops.arange(ops.shape(key)[1], dtype="int32")[None] < lengths[:, None]
+                slots = ops.arange(ops.shape(key)[1], dtype="int32")
+                visible = slots[None] < ops.cast(lengths, "int32")[:, None]
         output, scores = self._attend(query, key, value, visible, parts, training)
         output = self._project_output(output)
         result = [output, scores] if self.return_attention_scores else output
@@ -279,9 +280,7 @@ class MultiHeadAttention(Layer):
             both = [ops.arange(ops.shape(x)[1], dtype="int32")[None] for x in (query, key)]
         else:
             both = [positions, positions]
-        return [
-            rotate_halves(x, p, *settings) for x, p in zip((query, key), both, strict=True)
-        ]
+        return [rotate_halves(x, p, *settings) for x, p in zip((query, key), both, strict=True)]
 
     def _attend(self, query, key, value, visible, parts, training):
         """Weighted values `(batch, n, query_head, head_size)` and the scores."""
@@ -289,7 +288,9 @@ class MultiHeadAttention(Layer):
         n, m = ops.shape(query)[1], ops.shape(key)[1]
         # Query heads of one key head are folded into the length: one product for all of them.
         q = ops.reshape(query, (-1, n, self.heads, groups, self.key_size))
-        q = ops.reshape(ops.transpose(q, (0, 2, 3, 1, 4)), (-1, self.heads, groups * n, self.key_size))
+        q = ops.reshape(
+            ops.transpose(q, (0, 2, 3, 1, 4)), (-1, self.heads, groups * n, self.key_size)
+        )
         k = ops.transpose(key, (0, 2, 3, 1))
         v = ops.transpose(value, (0, 2, 1, 3))
         scores = ops.reshape(ops.matmul(q, k), (-1, self.query_head, n, m))
@@ -341,7 +342,11 @@ class MultiHeadAttention(Layer):
 
     def compute_output_spec(self, inputs, mask=None, use_cache=False, state=None, **kwargs):
         query, key = inputs[0].shape, inputs[1].shape
-        cache = inputs[3 + bool(kwargs.get("a_bias")) + (kwargs.get("p_bias") == "rotary")] if use_cache else None
+        cache = (
+            inputs[3 + bool(kwargs.get("a_bias")) + (kwargs.get("p_bias") == "rotary")]
+            if use_cache
+            else None
+        )
         slots = key[1] if cache is None else cache.shape[2]
         dtype = self.compute_dtype
         result = keras.KerasTensor((*query[:2], self.out_dim), dtype=dtype)

@@ -39,7 +39,9 @@ def _argument_names(cls):
         init = vars(base).get("__init__")
         if init is not None:
             parameters = inspect.signature(init).parameters.values()
-            names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            names += [
+                p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            ]
     return [name for name in dict.fromkeys(names) if name not in ("self", "name")]
 
 
@@ -53,7 +55,11 @@ def _serialize(value):
 
 def fresh(initializer):
     """A copy of an initializer for one more weight: one Keras object always draws the same values."""
-    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+    return (
+        initializer.clone()
+        if isinstance(initializer, keras.initializers.Initializer)
+        else initializer
+    )
 
 
 def activation_function(identifier):

@@ -22,7 +22,8 @@ class CausalMask(Layer):
         if positions is None:
             query = ops.arange(ops.shape(inputs)[1], dtype="int32")
             return query[None, :] <= query[:, None]
-        return ops.arange(slots, dtype="int32")[None, None, :] <= positions[:, :, None]
+        query = ops.cast(positions, "int32")[:, :, None]
+        return ops.arange(slots, dtype="int32")[None, None, :] <= query
 
     def compute_mask(self, inputs, mask=None):
         return None

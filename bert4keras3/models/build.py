@@ -63,7 +63,9 @@ def build_transformer_model(
     config = {} if config_path is None else read_config(config_path)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
-        application = config.pop("application", application) if application == "encoder" else application
+        application = (
+            config.pop("application", application) if application == "encoder" else application
+        )
     cls = _extend(find_family(model), application)
     if version is not None:
         kwargs["version"] = version

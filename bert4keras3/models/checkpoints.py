@@ -138,7 +138,10 @@ class Checkpoints:
             # Weights beyond the row (a conditional norm's) are new and keep their values.
             for variable, tensor in zip(weights, names, strict=False):
                 yield Item(
-                    layer, variable, tensor, lambda tensor=tensor: self.load_variable(source, tensor)
+                    layer,
+                    variable,
+                    tensor,
+                    lambda tensor=tensor: self.load_variable(source, tensor),
                 )
 
     def _find(self, source, name):
@@ -322,6 +325,9 @@ def _variants(name, prefix):
     names = [name]
     if prefix and name.startswith(prefix):
         names.append(name[len(prefix) :])
-    for new, old in ((".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta")):
+    for new, old in (
+        (".LayerNorm.weight", ".LayerNorm.gamma"),
+        (".LayerNorm.bias", ".LayerNorm.beta"),
+    ):
         names += [n.replace(new, old) for n in names if new in n]
     return names

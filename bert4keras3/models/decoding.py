@@ -28,7 +28,9 @@ class Decoding:
         if "state" not in accepted:
             return layer(inputs, **arguments)
         if key not in self.states:
-            raise ValueError(f"a decoding step calls {key!r}, which has no state: {list(self.states)}")
+            raise ValueError(
+                f"a decoding step calls {key!r}, which has no state: {list(self.states)}"
+            )
         output, self.states[key] = layer(inputs, state=self.states[key], **arguments)
         self.remembered.add(key)
         return output

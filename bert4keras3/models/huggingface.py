@@ -99,7 +99,8 @@ def to_huggingface(transformer):
         "architectures": [classes[heads]],
         "model_type": transformer.huggingface_prefix.rstrip("."),
         **config,
-        "hidden_act": activation or {"swish": "silu"}.get(config["hidden_act"], config["hidden_act"]),
+        "hidden_act": activation
+        or {"swish": "silu"}.get(config["hidden_act"], config["hidden_act"]),
         "is_decoder": transformer.attention_kind == "causal",
         "tie_word_embeddings": True,
     }

@@ -321,9 +321,7 @@ class Transformer(Checkpoints):
         if self.attention_scores is not None:
             bias = self.attention_scores
             if arguments.get("a_bias"):
-                bias = self.apply(
-                    [inputs[3], bias], AttentionBias, name=f"{name}-Attention-Bias"
-                )
+                bias = self.apply([inputs[3], bias], AttentionBias, name=f"{name}-Attention-Bias")
             inputs[3 : 3 + bool(arguments.get("a_bias"))] = [bias]
             arguments["a_bias"] = True
         output, self.attention_scores = self._run(name, inputs, arguments)
@@ -373,9 +371,7 @@ class Transformer(Checkpoints):
         if self.position_bias_kind:
             arguments["p_bias"] = self.position_bias_kind
             x.append(self.compute_position_bias(inputs))
-        return self.apply(
-            x, MultiHeadAttention, arguments, name=name, **self.attention_options()
-        )
+        return self.apply(x, MultiHeadAttention, arguments, name=name, **self.attention_options())
 
     def attention_options(self):
         """Constructor arguments of the family's attention layers."""

@@ -37,7 +37,9 @@ def sequence_padding(inputs, length=None, value=0, seq_dims=1, mode="post", show
             row[tuple(slice(0, n) for n in sizes)] = array[tuple(slice(0, n) for n in sizes)]
         else:
             ends = [slice(m - n, m) for n, m in zip(sizes, lengths, strict=True)]
-            row[tuple(ends)] = array[tuple(slice(s - n, s) for n, s in zip(sizes, array.shape, strict=False))]
+            row[tuple(ends)] = array[
+                tuple(slice(s - n, s) for n, s in zip(sizes, array.shape, strict=False))
+            ]
     return padded
 
 

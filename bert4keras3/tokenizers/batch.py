@@ -1,24 +1,28 @@
-"""Ids of a text at the speed of C: every character, word and chunk is looked at once.
+"""Ids of many texts at the speed of C: their characters are one array, looked up in tables.
 
-What is new is asked of the tokenizer's own rules, what is known is remembered, so the result is
-that of `encode`. The Rust package `tokenizers` was measured, too: on two cores it takes longer
-to make its objects than all of this takes on one.
+What a table lacks is asked of the tokenizer's own rules, once per character and per word, so the
+result is that of `encode`. The Rust package `tokenizers` was measured, too: on two cores it takes
+longer to make its objects than all of this takes on one.
 """
 
-import re
+import sys
 import unicodedata
-from itertools import chain
+from itertools import chain, pairwise
+
+import numpy as np
 
 from bert4keras3.tokenizers.base import token_list
 from bert4keras3.tokenizers.characters import spaced
 
-# what is remembered: strings up to this length, and at most so many (some 30 MB)
+# kinds of characters; NEW is 0 because tables begin as zeros
+NEW, DROPPED, BLANK, ALONE, PART = range(5)
+
+# characters that are worked on at once: enough to forget the calls, few enough for the caches
+GROUP = 1 << 18
+
+# what is remembered: words up to this length, and at most so many (some 30 MB)
 LONGEST = 64
 MOST = 100_000
-
-# Runs of characters that are words of their own. Not all of them, only what the long runs of
-# Chinese consist of: the others are found one by one, and a short list is a fast search.
-SINGLES = re.compile("([\u3400-\u4dbf\u4e00-\u9fff，。、：；！？]+)")
 
 
 class IdReader:
@@ -27,52 +31,83 @@ class IdReader:
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
         self._settings = _settings(tokenizer)
-        self._replacements = _Replacements(tokenizer._do_lower_case)
+        # by code point. Memory that is not touched costs nothing. The ids are objects: to make
+        # an int for each of them is what would take most of the time.
+        self._kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+        self._ids = np.zeros(sys.maxunicode + 1, object)
         self._words = _Memory(self._word_ids)
-        self._pieces = _Memory(self._piece_ids)
-        self._singles = _Memory(self._single_id)
 
     def is_current(self):
         """Whether what is remembered still holds: the tokenizer's settings have not changed."""
         return all(map(_same, self._settings, _settings(self._tokenizer)))
 
-    def read(self, text, argument):
-        """List of ids, start and end included, of a text or of a list of tokens.
+    def read(self, texts, argument):
+        """Lists of ids, start and end included.
 
         Args:
-            text: the text or the tokens.
-            argument: the name by which to complain about it.
+            texts: list of texts, lists of tokens, or None (whose ids are None).
+            argument: the name by which to complain about a text.
         """
         tokenizer = self._tokenizer
-        if not isinstance(text, str):
-            return tokenizer.tokens_to_ids(token_list(text, argument))
-        start, end = tokenizer._token_start, tokenizer._token_end
-        ids = [] if start is None else [tokenizer.token_to_id(start)]
-        ids.extend(self._text_ids(text))
-        if end is not None:
-            ids.append(tokenizer.token_to_id(end))
-        return ids
+        edges = (tokenizer._token_start, tokenizer._token_end)
+        start, end = ([] if edge is None else [tokenizer.token_to_id(edge)] for edge in edges)
+        found = self._text_ids(text for text in texts if isinstance(text, str))
+        for text in texts:
+            if isinstance(text, str):
+                yield start + next(found) + end
+            elif text is None:
+                yield None
+            else:
+                yield tokenizer.tokens_to_ids(token_list(text, argument))
 
-    def _text_ids(self, text):
-        """The ids of a text, cut where no word can reach over: at ideographs and at blanks."""
-        if self._tokenizer._do_lower_case:
-            text = unicodedata.normalize("NFD", text.lower())
-        ids = []
-        # the pattern's group makes `split` return what it splits at, too: every second part
-        parts = [*SINGLES.split(text.replace("\n", " ")), ""]
-        for others, singles in zip(parts[::2], parts[1::2], strict=True):
-            # not `others.split()`: that splits at controls such as U+0085, which are to vanish
-            ids.extend(chain.from_iterable(map(self._pieces.__getitem__, others.split(" "))))
-            ids.extend(map(self._singles.__getitem__, singles))
-        return ids
+    def _text_ids(self, texts):
+        for group in _groups(texts):
+            if self._tokenizer._do_lower_case:
+                group = [_decomposed(text) for text in group]
+            yield from self._group_ids(group)
 
-    def _piece_ids(self, piece):
-        words = piece.translate(self._replacements).split()
-        return tuple(chain.from_iterable(map(self._words.__getitem__, words)))
+    def _group_ids(self, texts):
+        """The ids of some texts; a line end after each keeps their words apart."""
+        codes = _codes("\n".join([*texts, ""]))
+        ends = np.cumsum([len(text) + 1 for text in texts])
+        kinds = self._kinds_of(codes)
+        kept = np.flatnonzero(kinds != DROPPED)
+        if len(kept) < len(codes):
+            codes, kinds, ends = codes[kept], kinds[kept], kept.searchsorted(ends)
+        alone, part = kinds == ALONE, kinds == PART
+        words = list(map(self._words.__getitem__, _words(codes, part)))
+        starts = part.copy()
+        starts[1:] &= ~part[:-1]
+        starts = np.flatnonzero(starts | alone)
+        single = alone[starts]
+        counts = np.ones(len(starts), np.intp)
+        counts[~single] = np.fromiter(map(len, words), np.intp, len(words))
+        single = single.repeat(counts)
+        ids = np.empty(len(single), object)
+        ids[single] = self._ids[codes[alone]]
+        ids[~single] = list(chain.from_iterable(words))
+        cuts = np.append(0, counts.cumsum())[starts.searchsorted(ends)]
+        return [ids[a:b].tolist() for a, b in pairwise([0, *cuts.tolist()])]
 
-    def _single_id(self, char):
-        # a word of one character is one token, known or not
-        return self._word_ids(char)[0]
+    def _kinds_of(self, codes):
+        kinds = self._kinds[codes]
+        if not kinds.all():
+            self._learn(codes)
+            kinds = self._kinds[codes]
+        return kinds
+
+    def _learn(self, codes):
+        """Fill the tables for the characters that are new."""
+        present = np.zeros(len(self._kinds), bool)
+        present[codes] = True
+        tokenizer = self._tokenizer
+        for code in np.flatnonzero(present & (self._kinds == NEW)).tolist():
+            kind = _kind(chr(code))
+            if tokenizer._do_lower_case and unicodedata.category(chr(code)) == "Mn":
+                kind = DROPPED
+            if kind == ALONE:
+                self._ids[code] = self._word_ids(chr(code))[0]
+            self._kinds[code] = kind
 
     def _word_ids(self, word):
         tokenizer = self._tokenizer
@@ -96,18 +131,42 @@ class _Memory(dict):
         return value
 
 
-class _Replacements(dict):
-    """Table for `str.translate`, filled as characters turn up: code point -> its `spaced` form."""
+def _groups(texts):
+    group, size = [], 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
-    def __init__(self, drop_marks):
-        super().__init__()
-        self._drop_marks = drop_marks
 
-    def __missing__(self, code):
-        char = chr(code)
-        dropped = self._drop_marks and unicodedata.category(char) == "Mn"
-        self[code] = "" if dropped else spaced(char)
-        return self[code]
+def _decomposed(text):
+    """Lower case and NFD; the marks go later."""
+    text = text.lower()
+    return text if text.isascii() else unicodedata.normalize("NFD", text)
+
+
+def _codes(text):
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _words(codes, part):
+    """The runs of characters that are part of words."""
+    text = np.where(part, codes, np.uint32(ord(" "))).tobytes()
+    return text.decode("utf-32-le", "surrogatepass").split()
+
+
+def _kind(char):
+    form = spaced(char)
+    if not form:
+        return DROPPED
+    # not `isspace` of the character alone: what counts is how the plain way splits words
+    if not form.split():
+        return BLANK
+    return PART if form == char else ALONE
 
 
 def _settings(tokenizer):

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 
 from bert4keras3.tokenizers.base import TokenizerBase, pair_up
-from bert4keras3.tokenizers.batch import IdReader
 from bert4keras3.tokenizers.characters import lowercase_and_normalize, spaced
 from bert4keras3.tokenizers.errors import VocabularyError
 from bert4keras3.tokenizers.matching import match
@@ -144,11 +143,14 @@ class Tokenizer(TokenizerBase):
         """
         if not self._is_as_written():
             return super().encode_batch(texts, second_texts, maxlen, pattern, truncate_from)
+        rows = pair_up(texts, second_texts)
         read = self._id_reader().read
         encoded = []
-        for first, second in pair_up(texts, second_texts):
-            first = read(first, "first_text")
-            second = None if second is None else read(second, "second_text")
+        for first, second in zip(
+            read([row[0] for row in rows], "first_text"),
+            read([row[1] for row in rows], "second_text"),
+            strict=True,
+        ):
             first, second = self._join(first, second, maxlen, pattern, truncate_from)
             encoded.append((first + second, [0] * len(first) + [1] * len(second)))
         return encoded
@@ -165,6 +167,9 @@ class Tokenizer(TokenizerBase):
     def _id_reader(self):
         reader = self.__dict__.get("_reader")
         if reader is None or not reader.is_current():
+            # imported here because it takes numpy, which all else does without
+            from bert4keras3.tokenizers.batch import IdReader
+
             reader = self._reader = IdReader(self)
         return reader
 

@@ -37,7 +37,9 @@ class KerasWeights(Source):
         except (OSError, RuntimeError, KeyError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise CheckpointError(f"expected an HDF5 file of Keras weights: {error}", path) from None
+            raise CheckpointError(
+                f"expected an HDF5 file of Keras weights: {error}", path
+            ) from None
 
     def _add(self, name, item):
         if isinstance(item, h5py.Dataset) and "/vars/" in name:
@@ -120,4 +122,3 @@ def snake_case(name):
     name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
