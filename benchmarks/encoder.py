@@ -91,7 +91,9 @@ def train(runs):
     )
     theirs = torch.nn.ModuleDict(
         {
-            "bert": transformers.BertModel(transformers.BertConfig(**BASE), add_pooling_layer=False),
+            "bert": transformers.BertModel(
+                transformers.BertConfig(**BASE), add_pooling_layer=False
+            ),
             "head": torch.nn.Linear(768, 2),
         }
     ).train()

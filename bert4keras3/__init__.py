@@ -1,4 +1,4 @@
-"""Text transformers for Keras 3: build, load, fine-tune and generate, on JAX, TensorFlow and PyTorch.
+"""Text transformers for Keras 3: build, load, fine-tune, generate; on JAX, TensorFlow, PyTorch.
 
 Submodules are imported on first use, so that `import bert4keras3` is cheap and
 chooses no backend by itself.

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-
 import tiny
 from tiny import assert_close, build, inputs_for, predict
 

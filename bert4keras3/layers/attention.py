@@ -340,22 +340,27 @@ class MultiHeadAttention(Layer):
         mask = mask[0] if mask is not None else None
         return [mask, None] if self.return_attention_scores else mask
 
-    def compute_output_spec(self, inputs, mask=None, use_cache=False, state=None, **kwargs):
-        query, key = inputs[0].shape, inputs[1].shape
-        cache = (
-            inputs[3 + bool(kwargs.get("a_bias")) + (kwargs.get("p_bias") == "rotary")]
-            if use_cache
-            else None
-        )
-        slots = key[1] if cache is None else cache.shape[2]
+    def compute_output_spec(
+        self,
+        inputs,
+        mask=None,
+        a_bias=None,
+        p_bias=None,
+        use_cache=False,
+        cache_update_index=None,
+        is_cache_update_index=None,
+        **kwargs,
+    ):
+        indexed = bool(cache_update_index or is_cache_update_index)
+        parts = self._take_inputs(inputs, a_bias, p_bias, use_cache, indexed)
+        query, key, _ = (x.shape for x in parts["qkv"])
+        slots = parts["cache"].shape[2] if use_cache else key[1]
         dtype = self.compute_dtype
         result = keras.KerasTensor((*query[:2], self.out_dim), dtype=dtype)
         if self.return_attention_scores:
             shape = (query[0], self.query_head, query[1], slots)
             result = [result, keras.KerasTensor(shape, dtype=dtype)]
-        if cache is not None:
-            return result, keras.KerasTensor(cache.shape, dtype=dtype)
-        return result
+        return (result, keras.KerasTensor(parts["cache"].shape, dtype)) if use_cache else result
 
 
 def _split_heads(x, heads, size):

@@ -54,7 +54,7 @@ def _serialize(value):
 
 
 def fresh(initializer):
-    """A copy of an initializer for one more weight: one Keras object always draws the same values."""
+    """A copy of an initializer: one Keras object draws the same values for every weight."""
     return (
         initializer.clone()
         if isinstance(initializer, keras.initializers.Initializer)

@@ -63,9 +63,8 @@ def build_transformer_model(
     config = {} if config_path is None else read_config(config_path)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
-        application = (
-            config.pop("application", application) if application == "encoder" else application
-        )
+        causal = config.pop("is_decoder")
+        application = "lm" if causal and application == "encoder" else application
     cls = _extend(find_family(model), application)
     if version is not None:
         kwargs["version"] = version
@@ -87,7 +86,8 @@ def _describe_folder(folder, config, model):
     asked, found = find_family(model), find_family(key)
     if not (issubclass(asked, found) or issubclass(found, asked)):
         raise ValueError(
-            f"{folder}: expected a checkpoint of {model!r}, found model_type {config['model_type']!r}"
+            f"{folder}: expected a checkpoint of {model!r}, "
+            f"found model_type {config['model_type']!r}"
         )
     return found, arguments
 

@@ -44,7 +44,7 @@ class Checkpoints:
         return expand_table(self.tables[form], self.num_hidden_layers)
 
     def variable_mapping(self):
-        """`{layer: [variable name, ...]}` in a TensorFlow checkpoint, to be overridden or edited."""
+        """`{layer: [variable name, ...]}` in a TensorFlow checkpoint; may be overridden."""
         return {
             layer: [tensor.name for tensor in tensors]
             for layer, tensors in self.table("tf").items()

@@ -74,8 +74,7 @@ def _read_encoder(key, config, path):
     pad = arguments["pad_token_id"]
     if key == "roberta" and pad is not None:
         arguments |= {"position_offset": pad + 1, "position_skips_padding": True}
-    if config.get("is_decoder"):
-        arguments["application"] = "lm"
+    arguments["is_decoder"] = bool(config.get("is_decoder"))
     return arguments
 
 

@@ -10,7 +10,6 @@ from bert4keras3.layers import (
     Concatenate1D,
     Dropout,
     FeedForward,
-    Input,
     Lambda,
     LayerNormalization,
     MultiHeadAttention,

@@ -31,34 +31,39 @@ class IdReader:
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
         self._settings = _settings(tokenizer)
-        # by code point. Memory that is not touched costs nothing. The ids are objects: to make
-        # an int for each of them is what would take most of the time.
+        # Kind and id by code point. Ids stay the objects that the vocabulary holds: to make an
+        # int for every token would take most of the time.
         self._kinds = np.zeros(sys.maxunicode + 1, np.uint8)
         self._ids = np.zeros(sys.maxunicode + 1, object)
-        self._words = _Memory(self._word_ids)
+        self._whole = _whole_words(tokenizer)
+        self._pieces = _Memory(self._piece_ids)
 
     def is_current(self):
         """Whether what is remembered still holds: the tokenizer's settings have not changed."""
         return all(map(_same, self._settings, _settings(self._tokenizer)))
 
     def read(self, texts, argument):
-        """Lists of ids, start and end included.
+        """Yield the list of ids of each text, start and end included.
 
         Args:
             texts: list of texts, lists of tokens, or None (whose ids are None).
             argument: the name by which to complain about a text.
         """
         tokenizer = self._tokenizer
-        edges = (tokenizer._token_start, tokenizer._token_end)
-        start, end = ([] if edge is None else [tokenizer.token_to_id(edge)] for edge in edges)
+        start, end = tokenizer._token_start, tokenizer._token_end
         found = self._text_ids(text for text in texts if isinstance(text, str))
         for text in texts:
-            if isinstance(text, str):
-                yield start + next(found) + end
-            elif text is None:
+            if text is None:
                 yield None
-            else:
+            elif not isinstance(text, str):
                 yield tokenizer.tokens_to_ids(token_list(text, argument))
+            else:
+                ids = next(found)
+                if start is not None:
+                    ids.insert(0, tokenizer.token_to_id(start))
+                if end is not None:
+                    ids.append(tokenizer.token_to_id(end))
+                yield ids
 
     def _text_ids(self, texts):
         for group in _groups(texts):
@@ -67,27 +72,42 @@ class IdReader:
             yield from self._group_ids(group)
 
     def _group_ids(self, texts):
-        """The ids of some texts; a line end after each keeps their words apart."""
+        """The ids of some texts, worked on as one; a line end after each keeps words apart."""
         codes = _codes("\n".join([*texts, ""]))
         ends = np.cumsum([len(text) + 1 for text in texts])
         kinds = self._kinds_of(codes)
         kept = np.flatnonzero(kinds != DROPPED)
-        if len(kept) < len(codes):
-            codes, kinds, ends = codes[kept], kinds[kept], kept.searchsorted(ends)
-        alone, part = kinds == ALONE, kinds == PART
-        words = list(map(self._words.__getitem__, _words(codes, part)))
+        codes, kinds, ends = codes[kept], kinds[kept], kept.searchsorted(ends)
+        part = kinds == PART
         starts = part.copy()
         starts[1:] &= ~part[:-1]
-        starts = np.flatnonzero(starts | alone)
-        single = alone[starts]
-        counts = np.ones(len(starts), np.intp)
-        counts[~single] = np.fromiter(map(len, words), np.intp, len(words))
-        single = single.repeat(counts)
-        ids = np.empty(len(single), object)
-        ids[single] = self._ids[codes[alone]]
-        ids[~single] = list(chain.from_iterable(words))
+        starts = np.flatnonzero(starts | (kinds == ALONE))
+        ids, counts = self._unit_ids(codes[starts], part[starts], _words(codes, part))
         cuts = np.append(0, counts.cumsum())[starts.searchsorted(ends)]
         return [ids[a:b].tolist() for a, b in pairwise([0, *cuts.tolist()])]
+
+    def _unit_ids(self, codes, is_word, words):
+        """All ids in one array, and how many there are for each character alone or word.
+
+        Args:
+            codes: the first or only character of each.
+            is_word: which of them are words.
+            words: these words.
+        """
+        ids = self._ids[codes]
+        found = list(map(self._whole.get, words))
+        ids[is_word] = found
+        cut = np.array([i for i, number in enumerate(found) if number is None], np.intp)
+        pieces = [self._pieces[words[i]] for i in cut.tolist()]
+        counts = np.ones(len(ids), np.intp)
+        if pieces:
+            cut = np.flatnonzero(is_word)[cut]
+            counts[cut] = list(map(len, pieces))
+            holes = np.zeros(len(ids), bool)
+            holes[cut] = True
+            ids = ids.repeat(counts)
+            ids[holes.repeat(counts)] = list(chain.from_iterable(pieces))
+        return ids, counts
 
     def _kinds_of(self, codes):
         kinds = self._kinds[codes]
@@ -98,18 +118,16 @@ class IdReader:
 
     def _learn(self, codes):
         """Fill the tables for the characters that are new."""
+        tokenizer = self._tokenizer
         present = np.zeros(len(self._kinds), bool)
         present[codes] = True
-        tokenizer = self._tokenizer
-        for code in np.flatnonzero(present & (self._kinds == NEW)).tolist():
-            kind = _kind(chr(code))
-            if tokenizer._do_lower_case and unicodedata.category(chr(code)) == "Mn":
-                kind = DROPPED
-            if kind == ALONE:
-                self._ids[code] = self._word_ids(chr(code))[0]
-            self._kinds[code] = kind
+        new = np.flatnonzero(present & (self._kinds == NEW))
+        chars = list(map(chr, new.tolist()))
+        # a word of one character is one token, known or not
+        self._ids[new] = tokenizer.tokens_to_ids(tokenizer._translated(chars))
+        self._kinds[new] = [_kind(char, tokenizer._do_lower_case) for char in chars]
 
-    def _word_ids(self, word):
+    def _piece_ids(self, word):
         tokenizer = self._tokenizer
         tokens = tokenizer._word_piece_tokenize(word)
         return tuple(tokenizer.tokens_to_ids(tokenizer._translated(tokens)))
@@ -159,14 +177,22 @@ def _words(codes, part):
     return text.decode("utf-32-le", "surrogatepass").split()
 
 
-def _kind(char):
+def _kind(char, drop_marks):
     form = spaced(char)
-    if not form:
+    if not form or (drop_marks and unicodedata.category(char) == "Mn"):
         return DROPPED
-    # not `isspace` of the character alone: what counts is how the plain way splits words
+    # more than `is_space`: words are split as `str.split` does
     if not form.split():
         return BLANK
     return PART if form == char else ALONE
+
+
+def _whole_words(tokenizer):
+    """Dictionary of the words that are one token: word -> id."""
+    if not tokenizer._token_translate:
+        return tokenizer._token_dict
+    tokens = list(tokenizer._token_dict)
+    return dict(zip(tokens, tokenizer.tokens_to_ids(tokenizer._translated(tokens)), strict=True))
 
 
 def _settings(tokenizer):
