@@ -34,6 +34,9 @@ class _Alias(ModuleType):
     def __getattr__(self, name):
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
+        child = sys.modules.get(f"{self.__name__}.{name}")
+        if child is not None:
+            return child
         modules = [importlib.import_module(target) for target in self._targets]
         if name == "__all__":
             return sorted({n for module in modules for n in _public_names(module)})

@@ -143,7 +143,8 @@ def test_old_names_of_norms(tmp_path):
     theirs = saved("BertModel", tmp_path)
     expected = build_transformer_model(tmp_path).get_weights()
     old = {
-        "bert." + key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+        "bert."
+        + key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
             "LayerNorm.bias", "LayerNorm.beta"
         ): value
         for key, value in theirs.state_dict().items()
@@ -188,8 +189,10 @@ def test_unsupported_configurations_say_so(tmp_path):
         path.write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message) as error:
             build_transformer_model(tmp_path)
-        assert "config.json" in str(error.value) or "hidden_act" in change or str(tmp_path) in str(
-            error.value
+        assert (
+            "config.json" in str(error.value)
+            or "hidden_act" in change
+            or str(tmp_path) in str(error.value)
         )
     del config["hidden_size"]
     path.write_text(json.dumps(config))

@@ -105,6 +105,8 @@ class PositionEmbedding(MergedPositions):
         self.skip_padding = skip_padding
 
     def build(self, input_shape):
+        several = isinstance(input_shape[0], (list, tuple))
+        self._check_length((input_shape[0] if several else input_shape)[1])
         self.embeddings = self.add_weight(
             shape=(self.input_dim, self.output_dim),
             initializer=self.embeddings_initializer,

@@ -68,6 +68,7 @@ class Transformer(Checkpoints):
 
     Raises:
         TypeError: a keyword no class of the family takes.
+        ValueError: heads that do not divide the hidden size, without a head size.
     """
 
     norms = POST
@@ -113,6 +114,11 @@ class Transformer(Checkpoints):
         if kwargs:
             raise TypeError(
                 f"{type(self).__name__} got unknown arguments: {', '.join(sorted(kwargs))}"
+            )
+        if attention_head_size is None and hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size {hidden_size} is no multiple of num_attention_heads "
+                f"{num_attention_heads}: give attention_head_size"
             )
         self.keep_tokens = keep_tokens
         self.compound_tokens = compound_tokens
