@@ -1,0 +1,80 @@
+"""Cross entropy for several labels at once."""
+
+from bert4keras3 import ops
+from bert4keras3.backend.activations import register
+from bert4keras3.backend.shapes import dtype
+from bert4keras3.ops import keras
+
+
+@register
+def multilabel_categorical_crossentropy(y_true, y_pred):
+    """Cross entropy for several labels at once, without thresholds.
+
+    Args:
+        y_true: `(..., classes)`, the probability in [0, 1] that a class is a target.
+        y_pred: `(..., classes)`, real scores (no sigmoid, no softmax); classes
+            scored -inf are left out.
+
+    Returns:
+        `(...)`: one loss per row. Predict the classes with score > 0.
+
+    Source: https://kexue.fm/archives/7359 and https://kexue.fm/archives/9064
+    """
+    y_true = ops.cast(y_true, y_pred.dtype)
+    low = ops.lowest(dtype(y_pred))
+    counted = y_pred > low
+    # Replaced before any arithmetic: an infinite score would make the gradient NaN.
+    scores = ops.where(counted, y_pred, ops.zeros_like(y_pred))
+
+    def side(sign, probability):
+        possible = probability > 0
+        logits = sign * scores + ops.log(ops.where(possible, probability, 1))
+        logits = ops.where(ops.logical_and(counted, possible), logits, low)
+        return _logsumexp_with_zero(logits)
+
+    return side(1, 1 - y_true) + side(-1, y_true)
+
+
+@register
+def sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=False):
+    """`multilabel_categorical_crossentropy` where the targets are class numbers.
+
+    Args:
+        y_true: int `(..., positives)`, the target classes.
+        y_pred: `(..., classes)`, real scores.
+        mask_zero: class 0 is padding: it is neither target nor class.
+
+    Returns:
+        `(...)`: one loss per row.
+
+    Source: https://kexue.fm/archives/7359
+    """
+    y_true = ops.cast(y_true, "int32")
+    low = ops.lowest(dtype(y_pred))
+    positive = ops.take_along_axis(y_pred, y_true, axis=-1)
+    scores, keep = y_pred, None
+    if mask_zero:
+        keep = y_true != 0
+        scores = ops.concatenate([ops.full_like(y_pred[..., :1], low), y_pred[..., 1:]], axis=-1)
+
+    def targets(x):
+        return x if keep is None else ops.where(keep, x, low)
+
+    positive_loss = _logsumexp_with_zero(targets(-positive))
+    everything = _logsumexp_with_zero(scores)
+    share = _logsumexp(targets(positive)) - everything
+    rest = ops.clip(1 - ops.exp(share), keras.config.epsilon(), 1)
+    return positive_loss + everything + ops.log(rest)
+
+
+# The documents' spelling of the name above.
+msparse_multilabel_categorical_crossentropy = sparse_multilabel_categorical_crossentropy
+
+
+def _logsumexp(x):
+    peak = ops.stop_gradient(ops.max(x, axis=-1, keepdims=True))
+    return ops.log(ops.sum(ops.exp(x - peak), axis=-1)) + peak[..., 0]
+
+
+def _logsumexp_with_zero(x):
+    return _logsumexp(ops.concatenate([x, ops.zeros_like(x[..., :1])], axis=-1))
