@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from bert4keras3.tokenizers import (
     save_vocab,
 )
 from bert4keras3.tokenizers import batch as batch_module
+from bert4keras3.tokenizers.characters import CJK_BLOCKS
 from bert4keras3.tokenizers.truncation import share, shorten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,6 +202,60 @@ def test_batch_is_encode(texts, lower, word_maxlen):
     tokenizer = Tokenizer(VOCAB, do_lower_case=lower, word_maxlen=word_maxlen)
     for _ in range(2):  # unknown and remembered
         assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_batch_is_encode_for_all_kinds_of_characters(lower):
+    codes = [
+        *range(0x3400),
+        *range(0x3400, 0x4E00, 29),
+        *range(0x4E00, 0xA000, 7),
+        *range(0xA000, 0xF900, 17),  # hangul, lone surrogates, private use
+        *range(0xF900, 0x10000),
+        *range(0x10000, 0x1F000, 29),
+        *range(0x1F000, 0x20100),
+        *(edge + i for block in CJK_BLOCKS for edge in block for i in (-1, 0, 1)),
+        *range(0x2F800, 0x2FA20),
+        *range(0x30000, 0x110000, 997),
+        *range(0xE0000, 0xE01F0),
+    ]
+    letters = "aA我"
+    texts = [f"a{chr(code)}b 我{chr(code)} B" for code in codes]
+    texts.append("".join(chr(code) + letters[i % 3] for i, code in enumerate(codes)))
+    tokens = [*VOCAB, *(chr(code) for code in codes[::3])]
+    tokenizer = Tokenizer({token: i for i, token in enumerate(dict.fromkeys(tokens))}, lower)
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@quick
+@given(st.lists(TEXT, max_size=8))
+def test_batch_in_groups(texts):
+    tokenizer = Tokenizer(VOCAB, do_lower_case=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_module, "GROUP", 5)
+        assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_batch_in_threads():
+    texts = ["".join(map(chr, range(i, 0x3000, 7))) + " hello abcd 我" for i in range(40)]
+    tokenizer = Tokenizer(VOCAB, do_lower_case=True)
+    want = [tokenizer.encode(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda text: tokenizer.encode_batch([text])[0], texts)) == want
+
+
+def test_batch_keeps_the_ids_of_the_vocabulary():
+    tokenizer = Tokenizer(VOCAB | {"hello": 2**70, "我": 2**63})
+    text = "hello 我 abcd"
+    assert tokenizer.encode_batch([text]) == [tokenizer.encode(text)]
+    assert all(type(i) is int for i in tokenizer.encode_batch([text])[0][0])
+
+
+def test_batch_of_nothing(tokenizer):
+    assert tokenizer.encode_batch([]) == []
+    texts, seconds = ["", "\x00", ["hello"], "a"], [None, "", "b", ["[SEP]"]]
+    rows = zip(texts, seconds, strict=True)
+    assert tokenizer.encode_batch(texts, seconds) == [tokenizer.encode(*row) for row in rows]
 
 
 @quick
@@ -407,6 +463,8 @@ def test_argument_errors(tokenizer):
         (lambda: tokenizer.encode(b"a"), TypeError, "first_text must be a str .*bytes"),
         (lambda: tokenizer.encode([3]), TypeError, "first_text must hold tokens .*found 3"),
         (lambda: tokenizer.encode_batch([[3]]), TypeError, "must hold tokens"),
+        (lambda: tokenizer.encode_batch(["a", None]), TypeError, "first_text must .*NoneType"),
+        (lambda: tokenizer.encode_batch(["a"], [5]), TypeError, "second_text must .*int"),
         (lambda: tokenizer.encode("a", maxlen=-1), ValueError, "maxlen must not be negative"),
         (lambda: tokenizer.encode("a", maxlen="9"), TypeError, "maxlen must be an integer"),
         (lambda: tokenizer.encode("a", maxlen=3, truncate_from="middle"), ValueError, "middle"),
@@ -481,9 +539,9 @@ def test_batch_with_a_full_memory(monkeypatch):
     monkeypatch.setattr(batch_module, "MOST", 2)
     monkeypatch.setattr(batch_module, "LONGEST", 3)
     tokenizer = Tokenizer(VOCAB)
-    texts = ["hello world abc 你好，我爱 北京 hello", "a b c d e a b c ab abc"]
+    texts = ["helloa abcd xyz ab bc cd", "hello world abc 你好，我爱 北京 ab bc", "abcz ab ab"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
-    assert len(tokenizer._reader._words) <= 2
+    assert len(tokenizer._reader._pieces) <= 2
 
 
 def test_copies(tokenizer):
@@ -494,7 +552,8 @@ def test_copies(tokenizer):
 
 def test_import_is_cheap():
     code = (
-        "import sys, bert4keras3.tokenizers as t; t.Tokenizer({'[UNK]': 0}).encode_batch(['a']);"
+        "import sys, bert4keras3.tokenizers as t;"
+        "t.Tokenizer({'[UNK]': 0}, token_start=None, token_end=None).encode('a');"
         "print([m for m in ('keras', 'tokenizers', 'numpy') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -6,19 +6,20 @@ longer to make its objects than all of this takes on one.
 """
 
 import sys
+import threading
 import unicodedata
 from itertools import chain, pairwise
 
 import numpy as np
 
 from bert4keras3.tokenizers.base import token_list
-from bert4keras3.tokenizers.characters import spaced
+from bert4keras3.tokenizers.characters import CJK_BLOCKS, spaced
 
-# kinds of characters; NEW is 0 because tables begin as zeros
-NEW, DROPPED, BLANK, ALONE, PART = range(5)
+# kinds of characters
+DROPPED, BLANK, ALONE, PART = range(1, 5)
 
 # characters that are worked on at once: enough to forget the calls, few enough for the caches
-GROUP = 1 << 18
+GROUP = 1 << 16
 
 # what is remembered: words up to this length, and at most so many (some 30 MB)
 LONGEST = 64
@@ -31,10 +32,14 @@ class IdReader:
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
         self._settings = _settings(tokenizer)
-        # Kind and id by code point. Ids stay the objects that the vocabulary holds: to make an
-        # int for every token would take most of the time.
-        self._kinds = np.zeros(sys.maxunicode + 1, np.uint8)
-        self._ids = np.zeros(sys.maxunicode + 1, object)
+        # The characters met so far are numbered from 1 on: 0 is a new one. Memory of the large
+        # table that is never touched costs nothing.
+        self._numbers = np.zeros(sys.maxunicode + 1, np.int32)
+        # Kind and id by number. Ids stay the objects that the vocabulary holds: to make an int
+        # for every token would take most of the time.
+        self._kinds = np.array([DROPPED], np.uint8)
+        self._ids = np.array([None], object)
+        self._lock = threading.Lock()
         self._whole = _whole_words(tokenizer)
         self._pieces = _Memory(self._piece_ids)
 
@@ -46,16 +51,14 @@ class IdReader:
         """Yield the list of ids of each text, start and end included.
 
         Args:
-            texts: list of texts, lists of tokens, or None (whose ids are None).
+            texts: list of texts or of lists of tokens.
             argument: the name by which to complain about a text.
         """
         tokenizer = self._tokenizer
         start, end = tokenizer._token_start, tokenizer._token_end
         found = self._text_ids(text for text in texts if isinstance(text, str))
         for text in texts:
-            if text is None:
-                yield None
-            elif not isinstance(text, str):
+            if not isinstance(text, str):
                 yield tokenizer.tokens_to_ids(token_list(text, argument))
             else:
                 ids = next(found)
@@ -75,66 +78,79 @@ class IdReader:
         """The ids of some texts, worked on as one; a line end after each keeps words apart."""
         codes = _codes("\n".join([*texts, ""]))
         ends = np.cumsum([len(text) + 1 for text in texts])
-        kinds = self._kinds_of(codes)
+        chars = self._numbers_of(codes)
+        kinds = self._kinds[chars]
         kept = np.flatnonzero(kinds != DROPPED)
-        codes, kinds, ends = codes[kept], kinds[kept], kept.searchsorted(ends)
+        if len(kept) < len(codes):
+            ends = kept.searchsorted(ends)
+            codes, chars, kinds = codes[kept], chars[kept], kinds[kept]
         part = kinds == PART
         starts = part.copy()
         starts[1:] &= ~part[:-1]
         starts = np.flatnonzero(starts | (kinds == ALONE))
-        ids, counts = self._unit_ids(codes[starts], part[starts], _words(codes, part))
+        ids, counts = self._unit_ids(chars[starts], part[starts], _words(codes, part))
         cuts = np.append(0, counts.cumsum())[starts.searchsorted(ends)]
         return [ids[a:b].tolist() for a, b in pairwise([0, *cuts.tolist()])]
 
-    def _unit_ids(self, codes, is_word, words):
+    def _unit_ids(self, chars, is_word, words):
         """All ids in one array, and how many there are for each character alone or word.
 
         Args:
-            codes: the first or only character of each.
+            chars: number of the first or only character of each.
             is_word: which of them are words.
             words: these words.
         """
-        ids = self._ids[codes]
-        found = list(map(self._whole.get, words))
-        ids[is_word] = found
-        cut = np.array([i for i, number in enumerate(found) if number is None], np.intp)
-        pieces = [self._pieces[words[i]] for i in cut.tolist()]
+        ids = self._ids[chars]
         counts = np.ones(len(ids), np.intp)
-        if pieces:
-            cut = np.flatnonzero(is_word)[cut]
-            counts[cut] = list(map(len, pieces))
-            holes = np.zeros(len(ids), bool)
-            holes[cut] = True
+        whole = np.fromiter(map(self._whole.get, words), object, len(words))
+        ids[is_word] = whole
+        cut = np.flatnonzero(np.equal(whole, None))
+        if len(cut):
+            pieces = [self._pieces[words[i]] for i in cut.tolist()]
+            is_cut = np.zeros(len(ids), bool)
+            is_cut[np.flatnonzero(is_word)[cut]] = True
+            counts[is_cut] = list(map(len, pieces))
             ids = ids.repeat(counts)
-            ids[holes.repeat(counts)] = list(chain.from_iterable(pieces))
+            ids[is_cut.repeat(counts)] = list(chain.from_iterable(pieces))
         return ids, counts
 
-    def _kinds_of(self, codes):
-        kinds = self._kinds[codes]
-        if not kinds.all():
-            self._learn(codes)
-            kinds = self._kinds[codes]
-        return kinds
+    def _numbers_of(self, codes):
+        numbers = self._numbers[codes]
+        if not numbers.all():
+            with self._lock:
+                self._learn(codes)
+            numbers = self._numbers[codes]
+        return numbers
 
     def _learn(self, codes):
-        """Fill the tables for the characters that are new."""
-        tokenizer = self._tokenizer
-        present = np.zeros(len(self._kinds), bool)
+        """Number the characters that are new."""
+        present = np.zeros(codes.max() + 1, bool)
         present[codes] = True
-        new = np.flatnonzero(present & (self._kinds == NEW))
-        chars = list(map(chr, new.tolist()))
+        present &= self._numbers[: len(present)] == 0
+        new = np.flatnonzero(present)
         # a word of one character is one token, known or not
-        self._ids[new] = tokenizer.tokens_to_ids(tokenizer._translated(chars))
-        self._kinds[new] = [_kind(char, tokenizer._do_lower_case) for char in chars]
+        ids = self._ids_of(list(map(chr, new.tolist())))
+        kinds = _kinds(new, self._tokenizer._do_lower_case)
+        # the number comes last: another thread may look at what it stands for at once
+        known = len(self._kinds)
+        self._kinds = np.append(self._kinds, kinds)
+        self._ids = np.append(self._ids, np.array(ids, object))
+        self._numbers[new] = np.arange(known, known + len(new))
 
     def _piece_ids(self, word):
+        return tuple(self._ids_of(self._tokenizer._word_piece_tokenize(word)))
+
+    def _ids_of(self, tokens):
         tokenizer = self._tokenizer
-        tokens = tokenizer._word_piece_tokenize(word)
-        return tuple(tokenizer.tokens_to_ids(tokenizer._translated(tokens)))
+        ids = list(map(self._whole.get, tokens))
+        for i, number in enumerate(ids):
+            if number is None:
+                [ids[i]] = tokenizer.tokens_to_ids(tokenizer._translated([tokens[i]]))
+        return ids
 
 
 class _Memory(dict):
-    """A dictionary that asks a function for what it does not know."""
+    """A dictionary, bounded, that asks a function for what it does not know."""
 
     def __init__(self, function):
         super().__init__()
@@ -175,6 +191,16 @@ def _words(codes, part):
     """The runs of characters that are part of words."""
     text = np.where(part, codes, np.uint32(ord(" "))).tobytes()
     return text.decode("utf-32-le", "surrogatepass").split()
+
+
+def _kinds(codes, drop_marks):
+    kinds = np.zeros(len(codes), np.uint8)
+    # most new characters are ideographs: they are not asked for one by one
+    for first, last in CJK_BLOCKS:
+        kinds[(first <= codes) & (codes <= last)] = ALONE
+    others = np.flatnonzero(kinds == 0)
+    kinds[others] = [_kind(chr(code), drop_marks) for code in codes[others].tolist()]
+    return kinds
 
 
 def _kind(char, drop_marks):

@@ -145,12 +145,11 @@ class Tokenizer(TokenizerBase):
             return super().encode_batch(texts, second_texts, maxlen, pattern, truncate_from)
         rows = pair_up(texts, second_texts)
         read = self._id_reader().read
+        firsts = read([first for first, _ in rows], "first_text")
+        seconds = read([second for _, second in rows if second is not None], "second_text")
         encoded = []
-        for first, second in zip(
-            read([row[0] for row in rows], "first_text"),
-            read([row[1] for row in rows], "second_text"),
-            strict=True,
-        ):
+        for (_, second), first in zip(rows, firsts, strict=True):
+            second = None if second is None else next(seconds)
             first, second = self._join(first, second, maxlen, pattern, truncate_from)
             encoded.append((first + second, [0] * len(first) + [1] * len(second)))
         return encoded
@@ -198,16 +197,16 @@ class Tokenizer(TokenizerBase):
         """The longest tokens that make up a word; the word itself where that cannot be done."""
         if len(word) > self._word_maxlen:
             return [word]
-        tokens, start = [], 0
-        while start < len(word):
-            prefix = "##" if start else ""
-            for stop in range(len(word), start, -1):
-                if prefix + word[start:stop] in self._token_dict:
-                    break
-            else:
-                return [word]
-            tokens.append(prefix + word[start:stop])
-            start = stop
+        known, tokens, rest = self._token_dict, [], word
+        while rest:
+            piece, stop, least = rest, len(rest), 2 if tokens else 0
+            while piece not in known:
+                stop -= 1
+                if stop <= least:
+                    return [word]
+                piece = rest[:stop]
+            tokens.append(piece)
+            rest = rest[stop:] and "##" + rest[stop:]
         return tokens
 
     @staticmethod
