@@ -74,10 +74,17 @@ class DataGenerator:
     def forfit(self, random=True):
         """Endless batches for `model.fit(..., steps_per_epoch=len(generator))`."""
         while True:
-            yield from self.__iter__(random)
+            yield from map(_tuples, self.__iter__(random))
 
     def fortest(self, random=False):
         """Endless inputs alone, for `model.predict`."""
         while True:
             for batch in self.__iter__(random):
                 yield batch[0]
+
+
+def _tuples(batch):
+    """Lists of arrays as tuples: TensorFlow takes no list for the structure of a batch."""
+    if isinstance(batch, (list, tuple)) and any(isinstance(x, (list, np.ndarray)) for x in batch):
+        return tuple(map(_tuples, batch))
+    return batch

@@ -1,0 +1,141 @@
+"""Signatures and code blocks of the documents that define the product."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from tiny import SIZES
+
+from bert4keras3 import backend, layers, models, snippets, tokenizers
+
+SIGNATURES = {
+    tokenizers.Tokenizer: "token_dict do_lower_case word_maxlen",
+    tokenizers.Tokenizer.encode: "first_text second_text maxlen pattern truncate_from",
+    tokenizers.Tokenizer.decode: "ids",
+    tokenizers.load_vocab: "dict_path encoding simplified startswith",
+    tokenizers.save_vocab: "dict_path token_dict encoding",
+    snippets.sequence_padding: "inputs length value seq_dims mode show_tqdm",
+    snippets.DataGenerator: "data batch_size buffer_size",
+    layers.ScaleOffset: "scale offset conditional hidden_units hidden_activation",
+    layers.LayerNormalization: "zero_mean unit_variance epsilon",
+    layers.FeedForward: "units activation use_bias kernel_initializer",
+    layers.PositionEmbedding: (
+        "input_dim output_dim merge_mode hierarchical embeddings_initializer custom_position_ids"
+    ),
+    layers.SinusoidalPositionEmbedding: "output_dim merge_mode custom_position_ids",
+    layers.RelativePositionEmbedding: "input_dim output_dim embeddings_initializer",
+    layers.RelativePositionEmbeddingT5: (
+        "input_dim output_dim max_distance bidirectional embeddings_initializer"
+    ),
+    layers.RotaryEmbedding: "max_wavelength scaling_factor sequence_axis feature_axis",
+    layers.RotaryEmbedding.call: "inputs start_index",
+    layers.Embedding.call: "inputs mode",
+    layers.MultiHeadAttention: (
+        "heads head_size out_dim key_size use_bias normalization attention_scale attention_dropout "
+        "return_attention_scores kernel_initializer o_bias query_head use_EinsumDense rope_mode "
+        "max_wavelength scaling_factor"
+    ),
+    layers.MultiHeadAttention.call: "inputs mask a_bias p_bias use_cache is_cache_update_index",
+    layers.Loss: "output_axis",
+    backend.flatten: "tensor start end",
+    backend.sequence_masking: "x mask value axis bias return_mask",
+    backend.divisible_temporal_padding: "x n",
+    backend.root_mean_square: "x axis keepdims",
+    backend.sinusoidal_embeddings: "pos dim base",
+    backend.align: "tensor axes ndim",
+    backend.apply_rotary_position_embeddings: "sinusoidal",
+    backend.multilabel_categorical_crossentropy: "y_true y_pred",
+    backend.msparse_multilabel_categorical_crossentropy: "y_true y_pred mask_zero",
+    models.extend_with_language_model: "BaseModel",
+    models.extend_with_unified_language_model: "BaseModel",
+    models.build_transformer_model: (
+        "config_path checkpoint_path model application return_keras_model keras_weights_path version"
+    ),
+    models.Transformer: (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "dropout_rate attention_dropout_rate embedding_size attention_head_size attention_key_size "
+        "sequence_length keep_tokens compound_tokens residual_attention_scores "
+        "ignore_invalid_weights autoresize_weights layers prefix name o_bias penalty "
+        "penalty_window max_penalty_range temperature"
+    ),
+    models.Transformer.build: (
+        "attention_caches layer_norm_cond layer_norm_cond_hidden_size layer_norm_cond_hidden_act "
+        "additional_input_layers"
+    ),
+    models.BERT: (
+        "max_position segment_vocab_size with_pool with_nsp with_mlm hierarchical_position "
+        "custom_position_ids shared_segment_embeddings"
+    ),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda f: f.__qualname__)
+def test_documented_arguments_in_their_order(function):
+    names = [n for n in inspect.signature(function).parameters if n != "self"]
+    documented = SIGNATURES[function].split()
+    assert [name for name in names if name in documented] == documented
+
+
+def test_tokenizer_with_pre_tokenize():
+    """The chapter on WoBERT's tokenizer, without jieba."""
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "今天": 3, "天": 4, "气": 5, "不错": 6}
+    tokenizer = tokenizers.Tokenizer(
+        words, do_lower_case=True, pre_tokenize=lambda s: [s[:2], s[2:4], s[4:]]
+    )
+    assert tokenizer.encode("今天天气不错") == ([1, 3, 4, 5, 6, 2], [0] * 6)
+
+
+def test_data_generator_example():
+    """The chapter on DataGenerator: a classifier trained from `forfit()`."""
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "好": 4, "坏": 5, "很": 6}
+    tokenizer = tokenizers.Tokenizer(words)
+
+    def load_data(texts, labels):
+        datas = []
+        for i, t in enumerate(texts):
+            token, segment = tokenizer.encode(t)
+            datas.append([token, segment, labels[i]])
+        return datas
+
+    class data_generator(snippets.DataGenerator):
+        def __iter__(self, random=False):
+            batch_token_ids, batch_segment_ids, batch_labels = [], [], []
+            for is_end, (token_ids, segment_ids, label) in self.sample(random):
+                batch_token_ids.append(token_ids)
+                batch_segment_ids.append(segment_ids)
+                batch_labels.append([label])
+                if len(batch_token_ids) == self.batch_size or is_end:
+                    batch_token_ids = snippets.sequence_padding(batch_token_ids)
+                    batch_segment_ids = snippets.sequence_padding(batch_segment_ids)
+                    batch_labels = snippets.sequence_padding(batch_labels)
+                    yield [batch_token_ids, batch_segment_ids], batch_labels
+                    batch_token_ids, batch_segment_ids, batch_labels = [], [], []
+
+    datas = load_data(["好", "很好", "坏", "很坏", "很很好"], [1, 1, 0, 0, 1])
+    generator = data_generator(datas, 2)
+    bert = models.build_transformer_model(
+        **{**SIZES, "vocab_size": 7}, with_pool=True, return_keras_model=False
+    )
+    output = keras.layers.Dense(2, activation="softmax")(bert.model.output)
+    model = keras.Model(bert.model.input, output)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    history = model.fit(generator.forfit(), steps_per_epoch=len(generator), epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_gemma_style_alias_of_feed_forward():
+    """FeedForward(['gelu', 'linear']) is the gated unit of the documents."""
+    layer = layers.FeedForward(units=8, activation=["gelu", "linear"], use_bias=False)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    found = keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(x)))
+    gate, up, down = layer.get_weights()
+    gelu = keras.ops.convert_to_numpy(backend.gelu_erf(x @ gate))
+    np.testing.assert_allclose(found, (gelu * (x @ up)) @ down, atol=1e-5)
+
+
+def test_ops_is_keras_ops():
+    from bert4keras3 import ops
+
+    assert ops.softmax is keras.ops.softmax
