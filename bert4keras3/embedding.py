@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from bert4keras3 import ops
 from bert4keras3.layers import FirstToken, Layer
-from bert4keras3.models.build import build_transformer_model
+from bert4keras3.models import build_transformer_model
 from bert4keras3.models.config import read_config
 from bert4keras3.ops import keras
 from bert4keras3.tokenizers import load_tokenizer
 
 POOLINGS = ("mean", "cls")
+OLDER_NAMES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 # The modules of a sentence-transformers folder that this file computes.
 MODULES = ("Transformer", "Pooling", "Normalize")
 
@@ -185,7 +186,8 @@ def similar(query_embedding, embeddings, top=None):
         )
     if top is not None and operator.index(top) < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    scores = _unit(query) @ _unit(known).T
+    # Rounding may lead a little beyond 1.
+    scores = np.clip(_unit(query) @ _unit(known).T, -1, 1)
     indices = np.argsort(-scores, axis=-1, kind="stable")[..., :top]
     return indices, np.take_along_axis(scores, indices, axis=-1)
 
@@ -255,12 +257,9 @@ def _folder_pooling(folder):
     if not path.is_file():
         return "mean"
     config = read_config(path)
-    prefix, suffix = "pooling_mode_", "_tokens"
-    flags = [key for key, value in config.items() if key.startswith(prefix) and value is True]
     # The newer form names the mode, the older one has a switch for each.
-    modes = config.get("pooling_mode") or [
-        flag.removeprefix(prefix).removesuffix(suffix).removesuffix("_token") for flag in flags
-    ]
+    switches = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    modes = config.get("pooling_mode") or [OLDER_NAMES.get(key, key) for key in switches]
     modes = [modes] if isinstance(modes, str) else list(modes)
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
@@ -296,10 +295,9 @@ def _compiles():
 def _bucket(length, limit):
     """8, 12, 16, 24, 32, 48 …: the first that holds `length`, and never above `limit`."""
     size = 8
-    while size < length and size + size // 2 < length:
-        size *= 2
-    if size < length:
-        size += size // 2
+    while size < length:
+        is_power_of_two = size & (size - 1) == 0
+        size = size * 3 // 2 if is_power_of_two else size * 4 // 3
     return size if limit is None else min(size, limit)
 
 

@@ -43,3 +43,26 @@ def write_rows(cache, rows, positions):
     indices = _keras_ops.reshape(_keras_ops.stack([row_ids, positions], axis=-1), (-1, 2))
     values = _keras_ops.reshape(rows, (-1, *rows.shape[2:]))
     return _keras_ops.scatter_update(cache, indices, _keras_ops.cast(values, cache.dtype))
+
+
+def fill(variable, array):
+    """Set a Keras variable from a numpy array that is the caller's to give away.
+
+    JAX adopts the memory; torch copies into the variable's own. Keras' `assign`
+    would make one more copy on torch, of what may be the largest tensor of all.
+
+    Args:
+        variable: a Keras variable.
+        array: of its shape; any number dtype, `ml_dtypes.bfloat16` too.
+    """
+    if keras.backend.backend() != "torch":
+        variable.assign(array)
+        return
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        value = torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    else:
+        value = torch.from_numpy(array)
+    with torch.no_grad():
+        variable.value.copy_(value)

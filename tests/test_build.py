@@ -86,6 +86,8 @@ def test_ignore_invalid_weights(files, form):
     with pytest.warns(UserWarning, match="keep their initial values"):
         found = load(config, paths[form], ignore_invalid_weights=True, **arguments)
     assert not found.load_report.complete
+    assert all(np.isfinite(w).all() for w in found.model.get_weights())
+    assert found.layers["Transformer-2-FeedForward"].get_weights()[0].std() > 0.005
     np.testing.assert_array_equal(
         found.layers["Embedding-Token"].get_weights()[0],
         transformer.layers["Embedding-Token"].get_weights()[0],

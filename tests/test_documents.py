@@ -50,7 +50,8 @@ SIGNATURES = {
     models.extend_with_language_model: "BaseModel",
     models.extend_with_unified_language_model: "BaseModel",
     models.build_transformer_model: (
-        "config_path checkpoint_path model application return_keras_model keras_weights_path version"
+        "config_path checkpoint_path model application return_keras_model keras_weights_path "
+        "version"
     ),
     models.Transformer: (
         "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "

@@ -27,6 +27,8 @@ from bert4keras3.tokenizers import batch as batch_module
 from bert4keras3.tokenizers.characters import CJK_BLOCKS
 from bert4keras3.tokenizers.truncation import share, shorten
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "tokenizer"
 

@@ -25,6 +25,8 @@ from bert4keras3.weights.sources import DictSource, ShardedSource, TensorFile, o
 from bert4keras3.weights.tensorflow import TensorFlowCheckpoint, write_tensorflow_checkpoint
 from bert4keras3.weights.torch import TorchFile
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "tf"
 CASES = sorted(path.name for path in GOLDEN.glob("*/")) if GOLDEN.is_dir() else []

@@ -73,8 +73,15 @@ def build_transformer_model(
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
     transformer = cls(**construct)
+    if from_folder and checkpoint_path is None and keras_weights_path is None:
+        checkpoint_path = config_path
+    transformer.defers_weights = checkpoint_path is not None or keras_weights_path is not None
     transformer.build(**build)
-    _load(transformer, config_path if from_folder else None, checkpoint_path, keras_weights_path)
+    if checkpoint_path is not None:
+        transformer.load_weights_from_checkpoint(checkpoint_path)
+    if keras_weights_path is not None:
+        transformer.load_weights(keras_weights_path)
+    transformer.finish_weights()
     return transformer.model if return_keras_model else transformer
 
 
@@ -101,15 +108,6 @@ def _extend(cls, application):
     if not issubclass(cls, Transformer):
         raise TypeError(f"model: expected a subclass of Transformer, got {cls.__name__}")
     return APPLICATIONS[name](cls)
-
-
-def _load(transformer, folder, checkpoint_path, keras_weights_path):
-    if checkpoint_path is not None:
-        transformer.load_weights_from_checkpoint(checkpoint_path)
-    if keras_weights_path is not None:
-        transformer.load_weights(keras_weights_path)
-    if folder is not None and checkpoint_path is None and keras_weights_path is None:
-        transformer.load_weights_from_checkpoint(folder)
 
 
 # -------------------------------------------------------------------- keywords

@@ -8,6 +8,7 @@ from bert4keras3.models.config import write_json
 from bert4keras3.models.huggingface import to_huggingface
 from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
+from bert4keras3.weights.deferred import finish
 from bert4keras3.weights.load import Item, fill, select_rows
 from bert4keras3.weights.sources import DictSource, Source
 from bert4keras3.weights.table import Tensor, expand_table
@@ -49,6 +50,22 @@ class Checkpoints:
             layer: [tensor.name for tensor in tensors]
             for layer, tensors in self.table("tf").items()
         }
+
+    def _loaded_layers(self):
+        """Names of the layers that checkpoints have weights for."""
+        found = self.__dict__.get("_table_layers")
+        if found is None:
+            tables = [self.table(form) for form in self.tables]
+            found = {self.prefixed(name) for table in tables for name, row in table.items() if row}
+            self.__dict__["_table_layers"] = found
+        return found
+
+    def finish_weights(self):
+        """Draw the weights that `defers_weights` left unset and no checkpoint has filled."""
+        filled = self.load_report.filled if self.load_report else ()
+        for name in self._loaded_layers():
+            if name in self.layers:
+                finish(self.layers[name], filled)
 
     # --------------------------------------------------------------- loading
 

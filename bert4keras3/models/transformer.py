@@ -17,6 +17,7 @@ from bert4keras3.layers import (
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Decoding, call_parameters
 from bert4keras3.ops import keras
+from bert4keras3.weights.deferred import defer
 
 # Where a residual block has its norms: names of the norm layers after the block's own name.
 POST = {"after": "Norm"}
@@ -154,6 +155,7 @@ class Transformer(Checkpoints):
         self.first_is_token = first_is_token
         if layer_norm_epsilon is not None:
             self.norm_epsilon = layer_norm_epsilon
+        self.defers_weights = False
         self.decoding = None
         self._remembering = {}
         self.attention_caches = {}
@@ -288,7 +290,7 @@ class Transformer(Checkpoints):
             kwargs["arguments"], arguments = arguments, {}
         name = kwargs["name"] = self.prefixed(kwargs.get("name"))
         if name not in self.layers:
-            made = layer(**kwargs)
+            made = layer(**self._deferred(name, kwargs))
             name = made.name
             self.layers[name] = made
         if inputs is None:
@@ -296,6 +298,11 @@ class Transformer(Checkpoints):
         if attends:
             return self._attend(name, inputs, arguments)
         return self._run(name, inputs, arguments)
+
+    def _deferred(self, name, kwargs):
+        """A layer's arguments; what a checkpoint will fill is not drawn at random first."""
+        known = self._loaded_layers() if self.defers_weights else ()
+        return defer(kwargs) if name in known else kwargs
 
     def _run(self, name, inputs, arguments):
         """Call the layer, within the decoding step where there is one."""

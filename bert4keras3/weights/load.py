@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert4keras3 import ops
 from bert4keras3.layers import FeedForward, MultiHeadAttention
 from bert4keras3.weights.errors import CheckpointError, MissingTensorError
 from bert4keras3.weights.report import LoadReport
@@ -65,8 +66,9 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
                 continue
             value = resize_weight(value, shape, _resize_scale(item, value.shape))
             report.resized.append(difference)
-        item.variable.assign(value)
+        ops.fill(item.variable, value)
         report.loaded.append(item.name)
+        report.filled.add(id(item.variable))
     _conclude(report, ignore_invalid)
     return report
 

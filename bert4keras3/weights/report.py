@@ -16,6 +16,7 @@ class LoadReport:
         mismatched: `layer: name, expected shape, found shape`.
         resized: the same, of weights that were resized to fit.
         unused: tensors of the file that the model has no place for.
+        filled: ids of the variables that were set.
     """
 
     path: str
@@ -24,6 +25,7 @@ class LoadReport:
     mismatched: list = field(default_factory=list)
     resized: list = field(default_factory=list)
     unused: list = field(default_factory=list)
+    filled: set = field(default_factory=set)
 
     @property
     def complete(self):

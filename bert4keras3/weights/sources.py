@@ -312,16 +312,18 @@ class TensorFile:
         self._file.close()
 
 
-def empty_array(shape, dtype):
+def empty_array(shape, dtype, zeros=False):
     """An uninitialized C-contiguous array whose data are aligned to 64 bytes.
 
-    The alignment lets a backend adopt the memory without another copy.
+    The alignment lets a backend adopt the memory without another copy. With `zeros`
+    it reads as zeros; large ones take no memory until they are written to.
     """
     dtype = np.dtype(dtype)
+    make = np.zeros if zeros else np.empty
     if dtype.hasobject:
-        return np.empty(shape, dtype)
+        return make(shape, dtype)
     size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
+    raw = make(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 

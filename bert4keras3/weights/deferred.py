@@ -1,0 +1,70 @@
+"""Weights that wait for a checkpoint instead of being drawn at random first.
+
+Drawing 100 million numbers takes seconds and touches memory that the checkpoint's
+tensors then take a second time.
+"""
+
+import numpy as np
+
+from bert4keras3.ops import keras
+from bert4keras3.weights.sources import empty_array
+
+INITIALIZERS = ("kernel_initializer", "embeddings_initializer")
+
+
+@keras.saving.register_keras_serializable("bert4keras3")
+class Deferred(keras.initializers.Initializer):
+    """Leaves a weight unset, marked by a NaN in front, until `finish` or a load sets it.
+
+    Args:
+        initializer: draws the weight where no load has set it.
+    """
+
+    def __init__(self, initializer):
+        self.initializer = initializer
+
+    def __call__(self, shape, dtype=None):
+        dtype = keras.backend.standardize_dtype(dtype)
+        value = empty_array(shape, np.dtype(dtype), zeros=True)
+        value.flat[:1] = np.nan
+        # With its dtype named, JAX adopts the untouched memory instead of copying it.
+        return keras.ops.convert_to_tensor(value, dtype=dtype)
+
+    def clone(self):
+        return Deferred(self.initializer.clone())
+
+    def get_config(self):
+        return {"initializer": keras.saving.serialize_keras_object(self.initializer)}
+
+    @classmethod
+    def from_config(cls, config):
+        """The initializer itself: a copy of the layer elsewhere waits for nothing."""
+        return keras.saving.deserialize_keras_object(config["initializer"])
+
+
+def defer(arguments):
+    """Constructor arguments of a layer, with its random initializers deferred."""
+    return {
+        name: Deferred(keras.initializers.get(value)) if name in INITIALIZERS else value
+        for name, value in arguments.items()
+    }
+
+
+def finish(layer, filled=()):
+    """Draw the deferred weights of a layer that nothing has set.
+
+    Args:
+        layer: a layer made with `defer`red arguments, or any other.
+        filled: ids of variables that are known to be set.
+    """
+    found = [getattr(layer, name, None) for name in INITIALIZERS]
+    deferred = next((value for value in found if isinstance(value, Deferred)), None)
+    if deferred is None:
+        return
+    for variable in layer.weights:
+        if id(variable) in filled:
+            continue
+        corner = keras.ops.convert_to_numpy(variable.value[(0,) * len(variable.shape)])
+        if np.isnan(np.float32(corner)):
+            initializer = deferred.initializer.clone()
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
