@@ -75,6 +75,7 @@ def reference(layer, q, k, v, visible=None, bias=None, rope=None, typical=None, 
     return dense(out.reshape(*q.shape[:2], -1), layer.o_dense), scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "normalization", ["softmax", "softmax-fp32", "softmax_plus", "squared_relu"]
 )

@@ -153,6 +153,7 @@ def test_more_segments_than_two(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_conditional_layer_norm(tmp_path):
     plain = make()
     plain.save_weights_as_checkpoint(tmp_path / "bert.ckpt")
@@ -177,6 +178,7 @@ def test_conditional_layer_norm(tmp_path):
         assert np.abs(found - predict(transformer.model, [*arrays, z + 1])[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_attention_caches():
     name = "Transformer-0-MultiHeadSelfAttention"
     cache = keras.Input((4, 16), name="cache")
@@ -222,6 +224,7 @@ def test_sequence_length_is_fixed():
         make(sequence_length=33)
 
 
+@pytest.mark.slow
 def test_old_style_subclass():
     """Written from the documents alone: classic protocol, everything by self.apply."""
 
@@ -330,6 +333,7 @@ def test_float_ids_are_accepted():
     assert_close(found, predict(transformer.model, arrays)[0], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_whole_model_in_low_precision(dtype, tmp_path):
     try:
@@ -356,6 +360,7 @@ def test_whole_model_in_low_precision(dtype, tmp_path):
     assert_close(found, predict(plain.model, arrays)[0], 5e-2)
 
 
+@pytest.mark.slow
 def test_set_floatx_alone_is_enough_in_a_script():
     code = (
         "from bert4keras3.models import *\n"

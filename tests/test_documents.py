@@ -88,6 +88,7 @@ def test_tokenizer_with_pre_tokenize():
     assert tokenizer.encode("今天天气不错") == ([1, 3, 4, 5, 6, 2], [0] * 6)
 
 
+@pytest.mark.slow
 def test_data_generator_example():
     """The chapter on DataGenerator: a classifier trained from `forfit()`."""
     words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "好": 4, "坏": 5, "很": 6}

@@ -7,7 +7,7 @@ import tiny
 from tiny import assert_close, build, inputs_for, predict
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_padded_rows_equal_the_rows_alone(name):
     transformer = build(name)
     arrays = inputs_for(transformer)
@@ -23,7 +23,8 @@ def test_padded_rows_equal_the_rows_alone(name):
             assert_close(part, b)
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_every_weight_takes_part(name):
     """A weight that changes nothing is a weight that is not used."""
     transformer = build(name)
@@ -40,7 +41,7 @@ def test_every_weight_takes_part(name):
         assert changed or variable.path.endswith("k_dense/bias"), variable.path
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_h5_round_trip(name, tmp_path):
     transformer = build(name)
     arrays = inputs_for(transformer)
@@ -59,7 +60,7 @@ def test_h5_round_trip(name, tmp_path):
         assert_close(a, b, 0)
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_tensorflow_round_trip(name, tmp_path):
     transformer = build(name)
     transformer.save_weights_as_checkpoint(tmp_path / "model.ckpt")
@@ -72,7 +73,7 @@ def test_tensorflow_round_trip(name, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["tf", "hf"])
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_table_rows_match_the_layers(name, form):
     """Every weight has a name in the table, and transforms have inverses."""
     transformer = build(name)
@@ -88,7 +89,8 @@ def test_table_rows_match_the_layers(name, form):
             np.testing.assert_array_equal(tensor.read(tensor.write(value)), value)
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_keras_file_round_trip(name, tmp_path):
     transformer = build(name)
     arrays = inputs_for(transformer)
@@ -99,7 +101,7 @@ def test_keras_file_round_trip(name, tmp_path):
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_bfloat16_is_near(name):
     arrays = inputs_for(build(name))
     expected = predict(build(name).model, arrays)
@@ -112,7 +114,8 @@ def test_bfloat16_is_near(name):
         assert_close(a, b, 5e-2)
 
 
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_one_fit_lowers_the_loss(name):
     keras.utils.set_random_seed(0)
     transformer = build(name, dropout_rate=0.1, attention_dropout_rate=0.1)
@@ -126,7 +129,7 @@ def test_one_fit_lowers_the_loss(name):
     assert model.evaluate(inputs, target, verbose=0) < before
 
 
-@pytest.mark.parametrize("name", tiny.DECODERS)
+@pytest.mark.parametrize("name", tiny.each(tiny.DECODERS))
 def test_step_by_step_equals_the_whole(name):
     """A prompt, then single tokens, at rows of different lengths."""
     transformer = build(name)

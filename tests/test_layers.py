@@ -137,6 +137,7 @@ def test_symbolic_shape_equals_real_shape(name):
         assert backend.dtype(a) == backend.dtype(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_config_round_trip(name):
     make, shapes, arguments = CASES[name]
@@ -157,6 +158,7 @@ def test_config_round_trip(name):
         assert_close(numpy(a), numpy(b), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", [n for n in CASES if "Mask" not in n])
 def test_dtype_policies(name, dtype):

@@ -105,6 +105,7 @@ def test_transformer_names():
         assert hasattr(BERT, name), name
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_of_keras():
     """In a process of its own: Keras is the same before and after."""
     code = (

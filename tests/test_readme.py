@@ -60,6 +60,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_python_examples_run(folder, capsys):
     scope = {}
     for block in blocks("README.md", "python"):
@@ -70,6 +71,7 @@ def test_python_examples_run(folder, capsys):
     assert (folder / "exported" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_commands_run(folder):
     lines = [line for block in blocks("README.md", "bash") for line in block.splitlines() if line]
     for line in lines:

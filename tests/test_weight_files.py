@@ -18,11 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bert4keras3.weights import tensorflow as tf_format
+from bert4keras3.weights import tensorflow_writing
 from bert4keras3.weights.atomic import atomic_group, atomic_path
 from bert4keras3.weights.errors import CheckpointError, MissingTensorError
+from bert4keras3.weights.opening import ShardedSource, open_source
 from bert4keras3.weights.safetensors import SafetensorsFile, parse_size, write_safetensors
-from bert4keras3.weights.sources import DictSource, ShardedSource, TensorFile, open_source
-from bert4keras3.weights.tensorflow import TensorFlowCheckpoint, write_tensorflow_checkpoint
+from bert4keras3.weights.sources import DictSource, TensorFile
+from bert4keras3.weights.tensorflow import TensorFlowCheckpoint
+from bert4keras3.weights.tensorflow_writing import write_tensorflow_checkpoint
 from bert4keras3.weights.torch import TorchFile
 
 pytestmark = pytest.mark.once
@@ -431,7 +434,7 @@ def trailer(block, compression=0):
 
 
 # Protocol buffers by hand, for what TensorFlow does not write.
-V, F = tf_format.varint, tf_format._bytes_field
+V, F = tensorflow_writing.varint, tensorflow_writing._bytes_field
 HEADER = b"\x08\x01"
 
 
@@ -498,14 +501,16 @@ def sliced(*extents, shape=(4,), stored=None):
 )
 def test_forged_index(pairs, message, tmp_path):
     pairs = {b"": HEADER, **pairs} if len(pairs) > 0 and pairs != {b"x": proto()} else pairs
-    index = tf_format.build_table(sorted(pairs.items()))
+    index = tensorflow_writing.build_table(sorted(pairs.items()))
     with pytest.raises(CheckpointError, match=message):
         read_bytes_as_tensorflow(tmp_path, index, DATA)
 
 
 def test_forged_slices_that_fit_are_read(tmp_path):
     pairs = {b"": HEADER, **sliced([(2, 2)], [(0, 2)])}
-    found = read_bytes_as_tensorflow(tmp_path, tf_format.build_table(sorted(pairs.items())), DATA)
+    found = read_bytes_as_tensorflow(
+        tmp_path, tensorflow_writing.build_table(sorted(pairs.items())), DATA
+    )
     assert_same(found["x"], np.array([1, 2, 1, 2], "f4"))
 
 

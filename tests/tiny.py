@@ -1,6 +1,7 @@
 """Tiny models of every family, and what tests do with them."""
 
 import numpy as np
+import pytest
 
 from bert4keras3.models import build_transformer_model
 
@@ -41,6 +42,12 @@ DECODERS = {
     },
 }
 ALL = {**ENCODERS, **DECODERS}
+QUICK = ("bert_heads", "bert_unilm", "roberta")
+
+
+def each(names):
+    """The names as test parameters; the quick tier takes one or two of them."""
+    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
 
 
 def build(name, **kwargs):

@@ -10,7 +10,7 @@ from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.deferred import finish
 from bert4keras3.weights.load import Item, fill, select_rows
-from bert4keras3.weights.sources import DictSource, Source
+from bert4keras3.weights.sources import Source
 from bert4keras3.weights.table import Tensor, expand_table
 
 
@@ -240,7 +240,7 @@ class Checkpoints:
             mapping: as in `load_weights_from_checkpoint`.
             dtype: dtype to store, the weights' own by default.
         """
-        from bert4keras3.weights.tensorflow import write_tensorflow_checkpoint
+        from bert4keras3.weights.tensorflow_writing import write_tensorflow_checkpoint
 
         mapping = self.variable_mapping() if mapping is None else mapping
         tensors = (
@@ -313,7 +313,7 @@ class _opened:
 
     def __init__(self, checkpoint):
         self.given = isinstance(checkpoint, Source)
-        self.source = checkpoint if self.given else _open(checkpoint)
+        self.source = open_source(checkpoint)
 
     def __enter__(self):
         return self.source
@@ -321,10 +321,6 @@ class _opened:
     def __exit__(self, *error):
         if not self.given:
             self.source.close()
-
-
-def _open(checkpoint):
-    return DictSource(checkpoint) if isinstance(checkpoint, dict) else open_source(checkpoint)
 
 
 def _is_h5(checkpoint):

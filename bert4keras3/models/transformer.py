@@ -3,7 +3,6 @@
 import inspect
 from collections import Counter
 
-from bert4keras3 import ops
 from bert4keras3.layers import (
     Add,
     AttentionBias,
@@ -15,7 +14,7 @@ from bert4keras3.layers import (
     MultiHeadAttention,
 )
 from bert4keras3.models.checkpoints import Checkpoints
-from bert4keras3.models.decoding import Decoding, call_parameters
+from bert4keras3.models.decoding import Stepwise, call_parameters
 from bert4keras3.ops import keras
 from bert4keras3.weights.deferred import defer
 
@@ -25,7 +24,7 @@ PRE = {"before": "Norm"}
 SANDWICH = {"before": "Norm", "inner": "Norm-post"}
 
 
-class Transformer(Checkpoints):
+class Transformer(Stepwise, Checkpoints):
     """Base class of all models.
 
     A family says what comes in (`get_inputs`), how it is embedded
@@ -156,8 +155,7 @@ class Transformer(Checkpoints):
         if layer_norm_epsilon is not None:
             self.norm_epsilon = layer_norm_epsilon
         self.defers_weights = False
-        self.decoding = None
-        self._remembering = {}
+        self._stateful_calls = {}
         self.attention_caches = {}
         self.layer_norm_conds = [None, None, "linear"]
         self.inputs = self.outputs = self.input = self.output = self.model = None
@@ -310,7 +308,7 @@ class Transformer(Checkpoints):
         if self.decoding is not None:
             return self.decoding.run(key, layer, inputs, arguments)
         if "state" in call_parameters(type(layer)):
-            self._remembering[key] = layer
+            self._stateful_calls[key] = layer
         return layer(inputs, **arguments)
 
     def _call_key(self, name):
@@ -408,46 +406,6 @@ class Transformer(Checkpoints):
             kernel_initializer=self.initializer,
             name=name,
         )
-
-    # --------------------------------------------------------------- decoding
-
-    def initial_states(self, batch, slots):
-        """What the layers remember before the first token.
-
-        Args:
-            batch: number of rows.
-            slots: length of the caches.
-
-        Returns:
-            `{call key: state}` for every call of a layer that remembers.
-        """
-        return {key: layer.initial_state(batch, slots) for key, layer in self._remembering.items()}
-
-    def step(self, inputs, positions, lengths, states, slots):
-        """The same forward, on real tensors and with memory.
-
-        A whole prompt is a step at positions 0 … n-1; a single token is a step of n = 1.
-
-        Args:
-            inputs: the model's inputs for the new tokens, each `(batch, n)`.
-            positions: int `(batch, n)`, their positions (= cache slots).
-            lengths: int `(batch,)`, slots of each row that hold tokens afterwards.
-            states: from `initial_states` or the step before.
-            slots: length of the caches, as given to `initial_states`.
-
-        Returns:
-            The outputs for the new tokens and the new states.
-        """
-        symbolic = self.inputs
-        self.decoding = Decoding(
-            states, ops.cast(positions, "int32"), ops.cast(lengths, "int32"), slots
-        )
-        self.inputs = _as_list(inputs)
-        try:
-            outputs = self._forward(inputs)
-            return outputs, self.decoding.states
-        finally:
-            self.decoding, self.inputs = None, symbolic
 
 
 def _as_list(x):
