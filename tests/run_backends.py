@@ -25,7 +25,9 @@ def run(backend, marks, arguments):
     """Run pytest on one backend; its counts, and whether it ended well."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+        # Most of the time goes into compiling small programs, one core each.
+        command += ["-n", "auto", "--dist", "worksteal", *arguments]
         if marks:
             command += ["-m", " and ".join(marks)]
         environment = {
