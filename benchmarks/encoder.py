@@ -39,16 +39,20 @@ BASE = {
 SIZES = ((1, 32), (8, 128), (32, 128))
 
 
-def compare(name, ours, theirs, runs):
-    """Time two functions in turns and print medians and their ratio."""
+def compare(name, ours, theirs, turns):
+    """Time two functions in turns and print medians and their ratio.
+
+    A turn is one run that is not timed, as the other library has just had the
+    caches, the memory and the threads, and two that are.
+    """
     times = {ours: [], theirs: []}
-    for function in (ours, theirs, ours, theirs):
-        function()
-    for _ in range(runs):
+    for _ in range(turns):
         for function, seconds in times.items():
-            start = time.perf_counter()
             function()
-            seconds.append(time.perf_counter() - start)
+            for _ in range(2):
+                start = time.perf_counter()
+                function()
+                seconds.append(time.perf_counter() - start)
     mine, peer = (statistics.median(seconds) for seconds in times.values())
     print(f"{name:24} {mine:9.4f} {peer:13.4f} {peer / mine:9.2f}", flush=True)
 
@@ -58,7 +62,7 @@ def batch(rows, length):
     return tokens, np.zeros_like(tokens)
 
 
-def forward(runs):
+def forward(turns):
     ours = build_transformer_model(**BASE)
     config = transformers.BertConfig(**BASE)
     theirs = transformers.BertModel(config, add_pooling_layer=False).eval()
@@ -77,10 +81,10 @@ def forward(runs):
         def run_ours(inputs=(tokens, segments)):
             ours.predict_on_batch(list(inputs))
 
-        compare(f"forward {rows} x {length}", run_ours, run_theirs, runs * 32 // (rows + 8) + 1)
+        compare(f"forward {rows} x {length}", run_ours, run_theirs, turns)
 
 
-def train(runs):
+def train(turns):
     """One AdamW step of a two-class classifier on the first token, 8 x 128, with dropout."""
     bert = build_transformer_model(**BASE, return_keras_model=False)
     first = keras.ops.take(bert.output, 0, axis=1)
@@ -111,10 +115,10 @@ def train(runs):
         torch.nn.functional.cross_entropy(theirs["head"](hidden[:, 0]), targets).backward()
         optimizer.step()
 
-    compare("AdamW step 8 x 128", run_ours, run_theirs, runs)
+    compare("AdamW step 8 x 128", run_ours, run_theirs, turns)
 
 
-def load(runs):
+def load(turns):
     """Filling a model that is built already from a 440 MB safetensors file."""
     with tempfile.TemporaryDirectory() as folder:
         config = transformers.BertConfig(**BASE)
@@ -140,8 +144,8 @@ def load(runs):
             with torch.inference_mode():
                 model(ids)
 
-        compare("load 440 MB", run_ours, run_theirs, runs)
-        compare("load and forward 1 x 32", use_ours, use_theirs, runs)
+        compare("load 440 MB", run_ours, run_theirs, turns)
+        compare("load and forward 1 x 32", use_ours, use_theirs, turns)
 
 
 PARTS = {"forward": forward, "train": train, "load": load}
@@ -152,7 +156,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each (default: 5)")
+    parser.add_argument("--turns", type=int, default=4, help="turns of each (default: 4)")
     arguments = parser.parse_args()
     for part in arguments.parts or PARTS:
         if part not in PARTS:
@@ -165,7 +169,7 @@ def main():
     )
     print(f"{'median seconds':24} {'ours':>9} {'transformers':>13} {'ratio':>9}")
     for part in arguments.parts or PARTS:
-        PARTS[part](arguments.runs)
+        PARTS[part](arguments.turns)
 
 
 if __name__ == "__main__":
