@@ -140,6 +140,33 @@ def test_pytorch_bin(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_untied_output_is_refused(tmp_path):
+    theirs = saved("BertForMaskedLM", tmp_path)
+    state = {name: value.clone() for name, value in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    build_transformer_model(tmp_path, with_mlm=True)
+    state["cls.predictions.decoder.weight"] += 1
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    build_transformer_model(tmp_path)
+    with pytest.raises(CheckpointError, match="decoder.weight.*expected a copy of"):
+        build_transformer_model(tmp_path, with_mlm=True)
+
+
+def test_a_partial_mapping_fits_these_files_too(tmp_path):
+    saved("BertModel", tmp_path)
+    arguments = {"segment_vocab_size": 5, "return_keras_model": False}
+    ours = build_transformer_model(tmp_path / "config.json", **arguments)
+    mapping = ours.variable_mapping()
+    mapping.pop("Embedding-Segment")
+    ours.load_weights_from_checkpoint(tmp_path, mapping)
+    assert ours.load_report.complete
+    np.testing.assert_array_equal(
+        ours.layers["Embedding-Token"].get_weights()[0],
+        build_transformer_model(tmp_path).get_layer("Embedding-Token").get_weights()[0],
+    )
+
+
 def test_old_names_of_norms(tmp_path):
     theirs = saved("BertModel", tmp_path)
     expected = build_transformer_model(tmp_path).get_weights()

@@ -50,6 +50,7 @@ class BERT(Transformer):
 
     norm_epsilon = 1e-12
     huggingface_prefix = "bert."
+    huggingface_ties = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
     huggingface_heads = {
         (): "BertModel",
         ("with_mlm",): "BertForMaskedLM",
@@ -261,6 +262,7 @@ class RoBERTa(BERT):
     """
 
     huggingface_prefix = "roberta."
+    huggingface_ties = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"}
     huggingface_heads = {(): "RobertaModel", ("with_mlm",): "RobertaForMaskedLM"}
 
     tables = {

@@ -4,7 +4,7 @@ import difflib
 import inspect
 from pathlib import Path
 
-from bert4keras3.models.config import ALIASES, read_config, with_aliases
+from bert4keras3.models.config import ALIASES, read_config, with_aliases, with_defaults
 from bert4keras3.models.huggingface import from_huggingface
 from bert4keras3.models.masks import (
     extend_with_language_model,
@@ -69,7 +69,7 @@ def build_transformer_model(
     if version is not None:
         kwargs["version"] = version
     _check_keywords(cls, kwargs)
-    config = with_aliases({**config, **kwargs})
+    config = with_defaults({**with_aliases(config), **with_aliases(kwargs)})
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
     transformer = cls(**construct)

@@ -22,11 +22,14 @@ class Checkpoints:
             names of TensorFlow checkpoints, `"hf"` those of Hugging Face.
         huggingface_prefix: what names of a model with heads start with; files of
             the bare model leave it out.
+        huggingface_ties: `{tensor: the tensor it must equal}`, of output projections
+            that are the token table with us.
         load_report: what the last load did.
     """
 
     tables = {}
     huggingface_prefix = ""
+    huggingface_ties = {}
     load_report = None
 
     # ---------------------------------------------------------------- tables
@@ -46,10 +49,8 @@ class Checkpoints:
 
     def variable_mapping(self):
         """`{layer: [variable name, ...]}` in a TensorFlow checkpoint; may be overridden."""
-        return {
-            layer: [tensor.name for tensor in tensors]
-            for layer, tensors in self.table("tf").items()
-        }
+        table = self.table("tf") if "tf" in self.tables else {}
+        return {layer: [tensor.name for tensor in tensors] for layer, tensors in table.items()}
 
     def _loaded_layers(self):
         """Names of the layers that checkpoints have weights for."""
@@ -119,26 +120,35 @@ class Checkpoints:
         if _is_h5(checkpoint):
             return self.load_weights(checkpoint)
         with _opened(checkpoint) as source:
-            if mapping is None:
-                mapping = self._mapping_for(source)
+            mapping = self._mapping_for(source, mapping)
+            self._check_ties(source)
             items = list(self._items(source, mapping))
             used = {self._find(source, item.name) for item in items}
             self.load_report = self._fill(items, source, set(source) - used)
 
-    def _mapping_for(self, source):
-        """The mapping whose names the source has."""
-        candidates = []
-        if "tf" in self.tables:
-            candidates.append(self.variable_mapping())
-        if "hf" in self.tables:
-            rows = self.table("hf").items()
-            candidates.append({layer: [t.name for t in row] for layer, row in rows})
+    def _mapping_for(self, source, given):
+        """The mapping whose names the source has; of a given mapping, the same layers."""
+        own = self.variable_mapping() if given is None else given
+        rows = self.table("hf").items() if "hf" in self.tables else ()
+        theirs = {layer: [tensor.name for tensor in row] for layer, row in rows}
 
         def hits(mapping):
             names = (name for row in mapping.values() for name in row)
             return sum(self._find(source, name) in source for name in names)
 
-        return max(candidates, key=hits, default=self.variable_mapping())
+        if hits(theirs) <= hits(own):
+            return own
+        return theirs if given is None else {k: theirs.get(k, names) for k, names in own.items()}
+
+    def _check_ties(self, source):
+        """Refuse files whose output projection differs from the token table it is tied to."""
+        if self.prefixed("MLM-Bias") not in self.layers:
+            return
+        for name, tied in self.huggingface_ties.items():
+            tied = self._find(source, tied)
+            if name in source and tied in source:
+                if not np.array_equal(source[name], source[tied]):
+                    raise CheckpointError(f"expected a copy of {tied!r}", source.path, name)
 
     def _items(self, source, mapping):
         for name, names in mapping.items():

@@ -38,12 +38,17 @@ def read_config(config_path):
 
 
 def with_aliases(config):
-    """Fill in arguments given under another name, then the documents' defaults."""
+    """Fill in arguments that are given under another name."""
     config = dict(config)
     for name, others in ALIASES.items():
         for other in others:
             if config.get(name) is None and other in config:
                 config[name] = config[other]
+    return config
+
+
+def with_defaults(config):
+    """Fill in the documents' defaults of arguments that are not given."""
     return {**DEFAULTS, **{k: v for k, v in config.items() if v is not None or k not in DEFAULTS}}
 
 
