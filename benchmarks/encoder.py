@@ -12,6 +12,8 @@ above 1 mean that we are faster.
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -148,7 +150,58 @@ def load(turns):
         compare("load and forward 1 x 32", use_ours, use_theirs, turns)
 
 
-PARTS = {"forward": forward, "train": train, "load": load}
+MEMORY = """
+import threading, time
+import bert4keras3.models as models
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+def watch():
+    while True:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.002)
+
+models.build_transformer_model(**{tiny!r})  # the backend's own start
+start, peak = anonymous(), [0]
+threading.Thread(target=watch, daemon=True).start()
+model = models.build_transformer_model({folder!r})
+used = peak[0] - start
+sizes = [v.numpy().nbytes / 2**20 for v in model.weights]
+print(used, sum(sizes), max(sizes))
+"""
+
+
+def memory(turns):
+    """Peak memory of building and filling a model, mapped files not counted (Linux)."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = transformers.BertConfig(**BASE)
+        transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+        tiny = {**BASE, "vocab_size": 9, "hidden_size": 24, "intermediate_size": 24}
+        code = MEMORY.format(tiny=tiny, folder=folder)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    peak, model, largest = (float(x) for x in done.stdout.split())
+    limit = 1.1 * model + largest
+    print(f"peak memory {peak:.0f} MiB; model + largest tensor + 10 % = {limit:.0f} MiB")
+
+
+def imports(turns):
+    """What `import bert4keras3.models` adds to `import keras`."""
+    code = (
+        "import time, keras; start = time.perf_counter(); import bert4keras3.models;"
+        "print(time.perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", code]
+    seconds = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(turns)
+    ]
+    print(f"import bert4keras3.models over import keras: {statistics.median(seconds):.3f} s")
+
+
+PARTS = {"forward": forward, "train": train, "load": load, "memory": memory, "imports": imports}
 
 
 def main():
