@@ -10,6 +10,8 @@ from bert4keras3.backend import (
 from bert4keras3.layers.base import Layer, fresh, register_layer
 from bert4keras3.ops import keras
 
+Dense, EinsumDense = keras.layers.Dense, keras.layers.EinsumDense
+
 POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
 
 
@@ -121,41 +123,32 @@ class MultiHeadAttention(Layer):
         )
         for short, long, shape, heads, size in sizes:
             if self.use_EinsumDense:
-                self._add_einsum(f"{long}_dense", "btd,ndh->btnh", (None, heads, size), shape)
+                options = {"equation": "btd,ndh->btnh", "output_shape": (None, heads, size)}
+                self._add(EinsumDense, f"{long}_dense", shape, **options)
             else:
-                self._add_dense(f"{short}_dense", heads * size, self.use_bias, shape)
-        joined = (*query[:-1], self.query_head * self.head_size)
+                options = {"units": heads * size, "use_bias": self.use_bias}
+                self._add(Dense, f"{short}_dense", shape, **options)
         if self.use_EinsumDense and not self.flatten_o_dense:
+            options = {"equation": "btnh,nhd->btd", "output_shape": (None, self.out_dim)}
             split = (*query[:-1], self.query_head, self.head_size)
-            self._add_einsum("output_dense", "btnh,nhd->btd", (None, self.out_dim), split)
+            self._add(EinsumDense, "output_dense", split, **options)
         else:
-            self._add_dense("o_dense", self.out_dim, self.o_bias, joined)
+            joined = (*query[:-1], self.query_head * self.head_size)
+            self._add(Dense, "o_dense", joined, units=self.out_dim, use_bias=self.o_bias)
         if self.attention_dropout:
             self.dropout = keras.layers.Dropout(self.attention_dropout, dtype=self.dtype_policy)
         self.built = True
 
-    # File format: the attribute names of the projections.
-    def _add_dense(self, name, units, use_bias, shape):
-        dense = keras.layers.Dense(
-            units,
-            use_bias=use_bias,
+    def _add(self, layer_class, name, input_shape, **options):
+        """Make a projection; its attribute's name is file format."""
+        layer = layer_class(
             kernel_initializer=fresh(self.kernel_initializer),
             dtype=self.dtype_policy,
             name=name,
+            **options,
         )
-        dense.build(shape)
-        setattr(self, name, dense)
-
-    def _add_einsum(self, name, equation, output_shape, shape):
-        dense = keras.layers.EinsumDense(
-            equation,
-            output_shape=output_shape,
-            kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        dense.build(shape)
-        setattr(self, name, dense)
+        layer.build(input_shape)
+        setattr(self, name, layer)
 
     def _project(self, query, key, value):
         """Queries `(batch, n, query_head, key_size)`, keys and values likewise."""
