@@ -1,29 +1,16 @@
 """Multi-head attention against plain numpy.  KERAS_BACKEND=jax pytest tests/test_attention.py"""
 
-import keras
 import numpy as np
 import pytest
-from tiny import assert_close
+from tiny import assert_close, draw, numpy, tensor
 
-from bert4keras3 import backend, ops
+from bert4keras3 import backend
 from bert4keras3.layers import (
     MultiHeadAttention,
     RelativePositionEmbedding,
     RelativePositionEmbeddingT5,
     SinusoidalPositionEmbedding,
 )
-
-
-def tensor(x):
-    return ops.convert_to_tensor(x)
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def made(inputs, arguments=None, **kwargs):

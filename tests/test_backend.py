@@ -3,17 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from tiny import assert_close
+from tiny import assert_close, numpy, tensor
 
 from bert4keras3 import backend, ops
-
-
-def tensor(x):
-    return ops.convert_to_tensor(x)
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
 
 
 def test_losses_golden(golden):

@@ -1,5 +1,6 @@
 """Tiny models of every family, and what tests do with them."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -85,6 +86,21 @@ def predict(model, arrays):
     outputs = model.predict_on_batch(list(arrays) if len(arrays) > 1 else arrays[0])
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return [np.asarray(output, dtype="float32") for output in outputs]
+
+
+def tensor(x):
+    """An array as a tensor of the backend."""
+    return keras.ops.convert_to_tensor(x)
+
+
+def numpy(x):
+    """A tensor as a numpy array."""
+    return keras.ops.convert_to_numpy(x)
+
+
+def draw(*shape, seed=0):
+    """A float32 array of standard normal numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def assert_close(found, expected, tolerance=1e-5):

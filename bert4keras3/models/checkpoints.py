@@ -1,5 +1,6 @@
 """Loading and saving a model's weights: TensorFlow, Hugging Face and Keras files."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +53,22 @@ class Checkpoints:
         table = self.table("tf") if "tf" in self.tables else {}
         return {layer: [tensor.name for tensor in tensors] for layer, tensors in table.items()}
 
+    @cached_property
     def _loaded_layers(self):
         """Names of the layers that checkpoints have weights for."""
-        found = self.__dict__.get("_table_layers")
-        if found is None:
-            tables = [self.table(form) for form in self.tables]
-            found = {self.prefixed(name) for table in tables for name, row in table.items() if row}
-            self.__dict__["_table_layers"] = found
-        return found
+        tables = [self.table(form) for form in self.tables]
+        return {self.prefixed(name) for table in tables for name, row in table.items() if row}
+
+    @cached_property
+    def _known_tensors(self):
+        """`{tensor name: Tensor}` of all tables."""
+        tables = [self.table(form) for form in self.tables]
+        return {t.name: t for table in tables for row in table.values() for t in row}
 
     def finish_weights(self):
         """Draw the weights that `defers_weights` left unset and no checkpoint has filled."""
         filled = self.load_report.filled if self.load_report else ()
-        for name in self._loaded_layers():
+        for name in self._loaded_layers:
             if name in self.layers:
                 finish(self.layers[name], filled)
 
@@ -81,17 +85,9 @@ class Checkpoints:
             CheckpointError: it is not there or cannot be read.
         """
         with _opened(checkpoint) as source:
-            tensor = self._known_tensors().get(name) or Tensor(name)
+            tensor = self._known_tensors.get(name) or Tensor(name)
             value = tensor.read(source[self._find(source, name)])
             return self._select_tokens(value) if tensor.is_vocabulary else value
-
-    def _known_tensors(self):
-        known = self.__dict__.get("_tensors")
-        if known is None:
-            tables = [self.table(form) for form in self.tables]
-            known = {t.name: t for table in tables for row in table.values() for t in row}
-            self.__dict__["_tensors"] = known
-        return known
 
     def _select_tokens(self, table):
         """`load_embeddings`, unless the table has the model's own rows already."""
@@ -238,7 +234,7 @@ class Checkpoints:
             value: the weight as an array.
             dtype: dtype to store, the weight's own by default.
         """
-        tensor = self._known_tensors().get(name) or Tensor(name)
+        tensor = self._known_tensors.get(name) or Tensor(name)
         value = tensor.write(np.asarray(value))
         return np.ascontiguousarray(value if dtype is None else value.astype(dtype))
 
@@ -294,7 +290,7 @@ class Checkpoints:
         unmapped = self._unmapped(mapping)
         if unmapped:
             raise CheckpointError(f"Hugging Face files have no place for the layers {unmapped}")
-        known = self._known_tensors()
+        known = self._known_tensors
 
         def entry(variable, name):
             shape = known[name].write(np.broadcast_to(np.int8(0), variable.shape)).shape

@@ -299,7 +299,7 @@ class Transformer(Stepwise, Checkpoints):
 
     def _deferred(self, name, kwargs):
         """A layer's arguments; what a checkpoint will fill is not drawn at random first."""
-        known = self._loaded_layers() if self.defers_weights else ()
+        known = self._loaded_layers if self.defers_weights else ()
         return defer(kwargs) if name in known else kwargs
 
     def _run(self, name, inputs, arguments):
