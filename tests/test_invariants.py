@@ -77,6 +77,9 @@ def test_tensorflow_round_trip(name, tmp_path):
 def test_table_rows_match_the_layers(name, form):
     """Every weight has a name in the table, and transforms have inverses."""
     transformer = build(name)
+    if form not in transformer.tables:
+        assert transformer.tables
+        return
     table = transformer.table(form)
     names = [tensor.name for row in table.values() for tensor in row]
     assert len(names) == len(set(names))
@@ -137,7 +140,8 @@ def test_step_by_step_equals_the_whole(name):
     rows, length = arrays[0].shape
     # What is seen both ways (the first two tokens) must lie within the prompt.
     after = np.maximum(np.arange(length) - 1, 0)
-    arrays[1][:] = after if transformer.segment_attention else after > 0
+    for segments in arrays[1:]:
+        segments[:] = after if transformer.segment_attention else after > 0
     expected = predict(transformer.model, arrays)[-1]
     slots, starts = 12, np.array([4, 2, 3])
     states = transformer.initial_states(rows, slots)

@@ -41,9 +41,32 @@ DECODERS = {
         "with_mlm": "linear",
         "residual_attention_scores": True,
     },
+    "llama": {
+        "model": "llama",
+        "with_lm": "linear",
+        "query_head": 4,
+        "attention_head_size": 8,
+        "hidden_act": "silu",
+    },
+    "llama_window": {
+        "model": "llama",
+        "with_lm": "linear",
+        "sliding_window": 3,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "share_embedding": True,
+    },
+    "qwen": {
+        "model": "qwen",
+        "with_lm": True,
+        "query_head": 4,
+        "attention_head_size": 6,
+        "use_bias": True,
+        "o_bias": False,
+        "hidden_act": "silu",
+    },
 }
 ALL = {**ENCODERS, **DECODERS}
-QUICK = ("bert_heads", "bert_unilm", "roberta")
+QUICK = ("bert_heads", "bert_unilm", "roberta", "llama")
 
 
 def each(names):

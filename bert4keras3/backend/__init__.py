@@ -23,7 +23,9 @@ from bert4keras3.backend.masking import (
 )
 from bert4keras3.backend.positions import (
     Sinusoidal,
+    apply_rotary_halves,
     apply_rotary_position_embeddings,
+    rotary_frequencies,
     rotate_halves,
     sinusoidal_embeddings,
 )

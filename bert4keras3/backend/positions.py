@@ -7,29 +7,79 @@ from bert4keras3.backend.shapes import align, flatten
 from bert4keras3.ops import keras
 
 
-def sinusoidal_embeddings(pos, dim, base=10000):
+def sinusoidal_embeddings(pos, dim, base=10000, scaling=None):
     """Sinusoidal embedding of positions: sin, cos, sin, cos, …
 
     Args:
         pos: positions, any shape, any number dtype.
         dim: size of the embedding, even.
         base: frequency i is base^(-2i/dim).
+        scaling: see `rotary_frequencies`.
 
     Returns:
         `(*pos.shape, dim)`, float32 (Keras' floatx where that is wider).
 
     Raises:
-        ValueError: an odd dimension.
+        ValueError: an odd dimension, or an unknown scaling.
 
     Source: "Attention Is All You Need", https://kexue.fm/archives/8231
     """
     if dim % 2:
         raise ValueError(f"sinusoidal embeddings need an even dimension, got {dim}")
     wide = "float64" if keras.config.floatx() == "float64" else "float32"
-    frequencies = np.power(float(base), -np.arange(0, dim, 2) / dim)
+    frequencies = rotary_frequencies(dim, base, scaling)
     angles = ops.cast(pos, wide)[..., None] * ops.convert_to_tensor(frequencies, dtype=wide)
     embeddings = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
     return flatten(embeddings, -2)
+
+
+def rotary_frequencies(dim, base=10000.0, scaling=None):
+    """Angle between neighbouring positions, of each pair of features.
+
+    Args:
+        dim: number of features, even.
+        base: frequency i is base^(-2i/dim).
+        scaling: how a model stretches them beyond the length it was first trained
+            on, as in `rope_scaling` of Hugging Face: `{"rope_type": "linear",
+            "factor": …}` divides all; `"llama3"` divides the slow ones, with
+            low_freq_factor, high_freq_factor, original_max_position_embeddings.
+
+    Returns:
+        numpy float64 `(dim / 2,)`.
+
+    Raises:
+        ValueError: an unknown rope_type, or a missing key.
+
+    Source: https://arxiv.org/abs/2306.15595 (linear), Llama 3.1's release (llama3)
+    """
+    frequencies = np.power(float(base), -np.arange(0, dim, 2) / dim)
+    kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+    if kind not in ROPE_SCALINGS:
+        raise ValueError(f"rope_type: expected one of {list(ROPE_SCALINGS)}, found {kind!r}")
+    missing = [key for key in ROPE_SCALINGS[kind] if key not in (scaling or {})]
+    if missing:
+        raise ValueError(f"rope_scaling of rope_type {kind!r} needs the keys {missing}")
+    if kind == "default":
+        return frequencies
+    if kind == "linear":
+        return frequencies / scaling["factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+# rope_type: the keys it needs
+ROPE_SCALINGS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
 
 
 @keras.saving.register_keras_serializable("bert4keras3")
@@ -81,11 +131,23 @@ def rotate_halves(x, positions, max_wavelength=10000.0, scaling_factor=1.0):
         max_wavelength: base of the frequencies.
         scaling_factor: positions are divided by it (linear scaling).
     """
+    scaling = {"rope_type": "linear", "factor": scaling_factor}
+    return apply_rotary_halves(
+        sinusoidal_embeddings(positions, x.shape[-1], max_wavelength, scaling), x
+    )
+
+
+def apply_rotary_halves(sinusoidal, x):
+    """As `apply_rotary_position_embeddings`, but feature i is paired with feature i + dim/2.
+
+    Args:
+        sinusoidal: `(batch or 1, length, dim)`, from `sinusoidal_embeddings`.
+        x: `(batch, length, ..., dim)`.
+
+    Source: the form of Llama's files and of transformers
+    """
     half = x.shape[-1] // 2
-    frequencies = np.power(float(max_wavelength), -np.arange(half) / half)
-    angles = ops.cast(positions, "float32")[..., None] / scaling_factor
-    angles = angles * ops.convert_to_tensor(frequencies, dtype="float32")
-    angles = align(angles, [0, 1, -1], len(x.shape))
-    sin, cos = ops.cast(ops.sin(angles), x.dtype), ops.cast(ops.cos(angles), x.dtype)
+    sinusoidal = ops.cast(align(sinusoidal, [0, 1, -1], len(x.shape)), x.dtype)
+    sin, cos = sinusoidal[..., 0::2], sinusoidal[..., 1::2]
     first, second = x[..., :half], x[..., half:]
     return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -2,6 +2,7 @@
 
 from bert4keras3 import ops
 from bert4keras3.backend import (
+    apply_rotary_halves,
     apply_rotary_position_embeddings,
     attention_normalize,
     flatten,
@@ -37,7 +38,8 @@ class MultiHeadAttention(Layer):
         use_EinsumDense: projections keep a heads axis in their kernels
             `(heads, hidden, size)`, without biases, as Gemma's files do.
         rope_mode: rotary positions turn neighbouring features by a given table
-            ('su') or first half against second half ('keras').
+            ('su'), the first half of them against the second by a given table
+            ('half'), or so by the layer's own ('keras').
         max_wavelength, scaling_factor: of the 'keras' rotary positions.
         flatten_o_dense: with use_EinsumDense, project the output by a plain
             Dense instead of one kernel `(heads, size, hidden)`.
@@ -101,7 +103,7 @@ class MultiHeadAttention(Layer):
                 f"heads={self.heads}"
             )
         choices = {
-            "rope_mode": ("su", "keras"),
+            "rope_mode": ("su", "half", "keras"),
             "GQA_mode": ("llama", "gemma", False, None),
             "normalization": ("softmax", "softmax-fp32", "softmax_plus", "squared_relu"),
         }
@@ -268,6 +270,8 @@ class MultiHeadAttention(Layer):
             return query, key
         if self.rope_mode == "su":
             return apply_rotary_position_embeddings(parts["rotary"], query, key)
+        if self.rope_mode == "half":
+            return [apply_rotary_halves(parts["rotary"], x) for x in (query, key)]
         settings = (self.max_wavelength, self.scaling_factor)
         if positions is None:
             both = [ops.arange(ops.shape(x)[1], dtype="int32")[None] for x in (query, key)]

@@ -1,5 +1,7 @@
 """Position-wise feed-forward layers."""
 
+from bert4keras3 import ops
+from bert4keras3.backend import gelu_tanh
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
 from bert4keras3.ops import keras
 
@@ -37,15 +39,16 @@ class FeedForward(Layer):
 
     def build(self, input_shape):
         for i, activation in enumerate(self._activations()):
-            self._add_dense(f"i{i}_dense", self.units, input_shape, activation)
-        self._add_dense("o_dense", input_shape[-1], (*input_shape[:-1], self.units))
+            self.add_dense(f"i{i}_dense", self.units, input_shape, activation)
+        self.add_dense("o_dense", input_shape[-1], (*input_shape[:-1], self.units))
         self.built = True
 
     def _activations(self):
         several = isinstance(self.activation, (list, tuple))
         return self.activation if several else [self.activation]
 
-    def _add_dense(self, name, units, input_shape, activation=None):
+    def add_dense(self, name, units, input_shape, activation=None):
+        """Make a Dense; the name of its attribute is file format."""
         dense = keras.layers.Dense(
             units,
             activation=activation_function(activation),
@@ -55,7 +58,7 @@ class FeedForward(Layer):
             name=name,
         )
         dense.build(input_shape)
-        setattr(self, name, dense)  # File format: the attribute's name.
+        setattr(self, name, dense)
 
     def call(self, inputs):
         x = self.i0_dense(inputs)
@@ -65,3 +68,52 @@ class FeedForward(Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@register_layer
+class GemmaFeedForward(FeedForward):
+    """gelu(Dense(x)) · Dense(x) -> Dense, with the tanh form of gelu.
+
+    Args:
+        units: inner size.
+        activation: accepted and ignored.
+        use_bias: whether the Denses have biases.
+        kernel_initializer: initializer of all kernels.
+
+    Shapes: `(batch, ..., dim)` -> the same.
+
+    Source: https://arxiv.org/abs/2403.08295
+    """
+
+    def _activations(self):
+        return [gelu_tanh, None]
+
+
+@register_layer
+class LLamaFeedForward(FeedForward):
+    """activation(gate(x)) · intermediate(x) -> Dense, the activation in float32.
+
+    Args:
+        units: inner size.
+        activation: activation of the gate; of a list the first one.
+        use_bias: whether the Denses have biases.
+        kernel_initializer: initializer of all kernels.
+
+    Shapes: `(batch, ..., dim)` -> the same.
+
+    Source: https://arxiv.org/abs/2002.05202, https://arxiv.org/abs/2302.13971
+    """
+
+    def build(self, input_shape):
+        # File format: the attributes' names.
+        self.add_dense("_feedforward_gate_dense", self.units, input_shape)
+        self.add_dense("_feedforward_intermediate_dense", self.units, input_shape)
+        inner = (*input_shape[:-1], self.units)
+        self.add_dense("_feedforward_output_dense", input_shape[-1], inner)
+        self.built = True
+
+    def call(self, inputs):
+        gate = ops.cast(self._feedforward_gate_dense(inputs), "float32")
+        gate = activation_function(self._activations()[0])(gate)
+        x = ops.cast(gate, self.compute_dtype) * self._feedforward_intermediate_dense(inputs)
+        return self._feedforward_output_dense(x)

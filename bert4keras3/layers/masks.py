@@ -9,6 +9,10 @@ from bert4keras3.ops import keras
 class CausalMask(Layer):
     """A query sees the keys at its own and earlier positions.
 
+    Args:
+        window: it sees only the last `window` of them (itself among them); None
+            for all.
+
     Call arguments:
         inputs: any `(batch, length, ...)`, for its length.
         positions: positions of the queries `(batch, n)`, in a decoding step.
@@ -18,12 +22,18 @@ class CausalMask(Layer):
         bool `(length, length)` as [query, key]; `(batch, n, slots)` in a step.
     """
 
+    def __init__(self, window=None, **kwargs):
+        super().__init__(**kwargs)
+        self.window = window
+
     def call(self, inputs, positions=None, slots=None):
         if positions is None:
-            query = ops.arange(ops.shape(inputs)[1], dtype="int32")
-            return query[None, :] <= query[:, None]
-        query = ops.cast(positions, "int32")[:, :, None]
-        return ops.arange(slots, dtype="int32")[None, None, :] <= query
+            query = key = ops.arange(ops.shape(inputs)[1], dtype="int32")
+        else:
+            query, key = ops.cast(positions, "int32"), ops.arange(slots, dtype="int32")
+        behind = query[..., None] - key
+        seen = behind >= 0
+        return seen if self.window is None else ops.logical_and(seen, behind < self.window)
 
     def compute_mask(self, inputs, mask=None):
         return None

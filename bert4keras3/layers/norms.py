@@ -151,3 +151,69 @@ class LayerNormalization(ScaleOffset):
             variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
             x = x * ops.rsqrt(variance + self.epsilon)
         return ops.cast(self.affine(x, condition), dtype)
+
+
+class _RootMeanSquareNorm(Layer):
+    """Base of the RMS norms with one weight `scale`: x / sqrt(mean(x²) + epsilon), in float32.
+
+    Args:
+        epsilon: 1e-6 by default.
+
+    Shapes: `(batch, ..., dim)` -> the same.
+    """
+
+    scale_initializer = "ones"
+
+    def __init__(self, epsilon=None, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = 1e-6 if epsilon is None else epsilon
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(
+            shape=(input_shape[-1],), initializer=self.scale_initializer, name="scale"
+        )
+        self.built = True
+
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
+        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return self.affine(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register_layer
+class RMSNormalization(_RootMeanSquareNorm):
+    """Gemma's RMS norm: the normalised x, in float32, times (1 + scale).
+
+    Args:
+        epsilon: 1e-6 by default.
+
+    Shapes: `(batch, ..., dim)` -> the same.
+
+    Source: https://arxiv.org/abs/1910.07467, https://arxiv.org/abs/2403.08295
+    """
+
+    scale_initializer = "zeros"
+
+    def affine(self, x):
+        """x · (1 + scale), then cast."""
+        return ops.cast(x * (1 + ops.cast(self.scale, "float32")), self.compute_dtype)
+
+
+@register_layer
+class LlamaLayerNorm(_RootMeanSquareNorm):
+    """Llama's RMS norm: the normalised x, cast, times scale.
+
+    Args:
+        epsilon: 1e-6 by default.
+
+    Shapes: `(batch, ..., dim)` -> the same.
+
+    Source: https://arxiv.org/abs/1910.07467, https://arxiv.org/abs/2302.13971
+    """
+
+    def affine(self, x):
+        """x, cast, · scale."""
+        return ops.cast(x, self.compute_dtype) * ops.cast(self.scale, self.compute_dtype)

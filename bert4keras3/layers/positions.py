@@ -156,6 +156,8 @@ class SinusoidalPositionEmbedding(MergedPositions):
     Args:
         output_dim: size of a position's vector, even.
         merge_mode, custom_position_ids: see `MergedPositions`.
+        max_wavelength: base of the frequencies.
+        scaling: how the frequencies are stretched, see `rotary_frequencies`.
 
     Shapes: `(batch, length, dim)` -> `(batch, length, dim)`; with
     `merge_mode='zero'` -> `(1 or batch, length, output_dim)`, as RoPE wants it.
@@ -163,11 +165,25 @@ class SinusoidalPositionEmbedding(MergedPositions):
     Source: https://arxiv.org/abs/1706.03762, https://kexue.fm/archives/8231
     """
 
+    def __init__(
+        self,
+        output_dim,
+        merge_mode="add",
+        custom_position_ids=False,
+        max_wavelength=10000.0,
+        scaling=None,
+        **kwargs,
+    ):
+        super().__init__(output_dim, merge_mode, custom_position_ids, **kwargs)
+        self.max_wavelength = max_wavelength
+        self.scaling = scaling
+
     def call(self, inputs, positions=None):
         x, ids = _split_ids(inputs, positions)
         if ids is None:
             ids = ops.arange(ops.shape(x)[1], dtype="int32")[None]
-        return self.merge(x, sinusoidal_embeddings(ids, self.output_dim))
+        settings = (self.max_wavelength, self.scaling)
+        return self.merge(x, sinusoidal_embeddings(ids, self.output_dim, *settings))
 
 
 @register_layer

@@ -4,6 +4,7 @@ from bert4keras3.layers import *  # noqa: F403
 from bert4keras3.layers import K, keras, np, ops
 from bert4keras3.models.bert import BERT, RoBERTa
 from bert4keras3.models.build import build_transformer_model
+from bert4keras3.models.llama import Gemma, Llama
 from bert4keras3.models.masks import (
     LM_Mask,
     UniLM_Mask,

@@ -4,7 +4,7 @@ import difflib
 import inspect
 from pathlib import Path
 
-from bert4keras3.models.config import ALIASES, read_config, with_aliases, with_defaults
+from bert4keras3.models.config import ALIASES, DEFAULTS, read_config, with_aliases, without_silence
 from bert4keras3.models.huggingface import from_huggingface
 from bert4keras3.models.masks import (
     extend_with_language_model,
@@ -63,13 +63,13 @@ def build_transformer_model(
     config = {} if config_path is None else read_config(config_path)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
-        causal = config.pop("is_decoder")
+        causal = config.pop("is_decoder", False)
         application = "lm" if causal and application == "encoder" else application
     cls = _extend(find_family(model), application)
     if version is not None:
         kwargs["version"] = version
     _check_keywords(cls, kwargs)
-    config = with_defaults({**with_aliases(config), **with_aliases(kwargs)})
+    config = without_silence({**with_aliases(config), **with_aliases(kwargs)})
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
     transformer = cls(**construct)
@@ -144,10 +144,10 @@ def _check_keywords(cls, kwargs):
 def _split(cls, config):
     """Arguments of the constructor and of `build`; keys nobody reads are dropped."""
     ours, build = _constructor_parameters(cls), _parameters(cls.build)
-    return (
-        {name: value for name, value in config.items() if name in ours},
-        {name: value for name, value in config.items() if name in build},
-    )
+    required = {name for name, p in ours.items() if p.default is p.empty}
+    construct = {name: value for name, value in DEFAULTS.items() if name in required}
+    construct |= {name: value for name, value in config.items() if name in ours}
+    return construct, {name: value for name, value in config.items() if name in build}
 
 
 def _check_required(cls, construct, config_path):

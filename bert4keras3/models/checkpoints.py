@@ -49,8 +49,16 @@ class Checkpoints:
         return expand_table(self.tables[form], self.num_hidden_layers)
 
     def variable_mapping(self):
-        """`{layer: [variable name, ...]}` in a TensorFlow checkpoint; may be overridden."""
-        table = self.table("tf") if "tf" in self.tables else {}
+        """`{layer: [variable name, ...]}` in a checkpoint; may be overridden.
+
+        TensorFlow names where the family has such checkpoints, else Hugging Face's.
+        """
+        form = next((form for form in ("tf", "hf") if form in self.tables), None)
+        if form is None:
+            raise CheckpointError(
+                f"{type(self).__name__} has no weight tables: it reads and writes .weights.h5 only"
+            )
+        table = self.table(form)
         return {layer: [tensor.name for tensor in tensors] for layer, tensors in table.items()}
 
     @cached_property
@@ -86,8 +94,7 @@ class Checkpoints:
         """
         with _opened(checkpoint) as source:
             tensor = self._known_tensors.get(name) or Tensor(name)
-            value = tensor.read(source[self._find(source, name)])
-            return self._select_tokens(value) if tensor.is_vocabulary else value
+            return tensor.read(source[self._find(source, name)], self._select_tokens)
 
     def _select_tokens(self, table):
         """`load_embeddings`, unless the table has the model's own rows already."""
@@ -138,13 +145,18 @@ class Checkpoints:
 
     def _check_ties(self, source):
         """Refuse files whose output projection differs from the token table it is tied to."""
-        if self.prefixed("MLM-Bias") not in self.layers:
+        if not self.tied_embeddings:
             return
         for name, tied in self.huggingface_ties.items():
             tied = self._find(source, tied)
             if name in source and tied in source:
                 if not np.array_equal(source[name], source[tied]):
                     raise CheckpointError(f"expected a copy of {tied!r}", source.path, name)
+
+    @property
+    def tied_embeddings(self):
+        """Whether the output projection is the token table."""
+        return self.prefixed("MLM-Bias") in self.layers
 
     def _items(self, source, mapping):
         for name, names in mapping.items():
@@ -197,11 +209,10 @@ class Checkpoints:
 
             def reader(name, variable):
                 def read():
-                    value = source[name]
-                    own = len(value) == self.vocab_size if value.ndim else True
-                    if id(variable) in vocabulary and not own:
-                        return self.load_embeddings(value)
-                    return value
+                    value, tensor = source[name], vocabulary.get(id(variable))
+                    if tensor is None or value.shape == tuple(variable.shape):
+                        return value
+                    return tensor.read(tensor.write(value), self.load_embeddings)
 
                 return read
 
@@ -214,14 +225,14 @@ class Checkpoints:
             self.load_report = self._fill(items, source, unused)
 
     def _vocabulary_variables(self):
-        """Ids of the variables that have one row a token."""
-        found = set()
+        """`{id: Tensor}` of the variables that have one row a token."""
+        found = {}
         for form in self.tables:
             for name, tensors in self.table(form).items():
                 layer = self.layers.get(self.prefixed(name))
                 if layer is not None:
                     pairs = zip(layer.weights, tensors, strict=False)
-                    found |= {id(v) for v, tensor in pairs if tensor.is_vocabulary}
+                    found |= {id(v): tensor for v, tensor in pairs if tensor.is_vocabulary}
         return found
 
     # ---------------------------------------------------------------- saving

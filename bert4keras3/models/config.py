@@ -11,9 +11,11 @@ ALIASES = {
     "dropout_rate": ("hidden_dropout_prob",),
     "attention_dropout_rate": ("attention_probs_dropout_prob",),
     "segment_vocab_size": ("type_vocab_size",),
-    "layer_norm_epsilon": ("layer_norm_eps",),
+    "layer_norm_epsilon": ("layer_norm_eps", "rms_norm_eps"),
+    "share_embedding": ("share_emebding",),
 }
-DEFAULTS = {"max_position": 512, "segment_vocab_size": 2}
+# What the documents take for an argument that a family needs and nobody gives.
+DEFAULTS = {"max_position": 512}
 
 
 def read_config(config_path):
@@ -47,9 +49,10 @@ def with_aliases(config):
     return config
 
 
-def with_defaults(config):
-    """Fill in the documents' defaults of arguments that are not given."""
-    return {**DEFAULTS, **{k: v for k, v in config.items() if v is not None or k not in DEFAULTS}}
+def without_silence(config):
+    """Leave out the sizes that a configuration names but sets to null."""
+    sizes = ("max_position", "segment_vocab_size")
+    return {k: v for k, v in config.items() if v is not None or k not in sizes}
 
 
 def write_json(path, content):

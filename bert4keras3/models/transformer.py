@@ -65,6 +65,7 @@ class Transformer(Stepwise, Checkpoints):
         pad_token_id: the id that is padding; None for none.
         first_is_token: the first position is never padding, whatever its id.
         layer_norm_epsilon: epsilon of the family's norms, its own by default.
+        end_token_id: id, or list of ids, that ends a text; the default of `generate`.
 
     Raises:
         TypeError: a keyword no class of the family takes.
@@ -109,6 +110,7 @@ class Transformer(Stepwise, Checkpoints):
         pad_token_id=0,
         first_is_token=True,
         layer_norm_epsilon=None,
+        end_token_id=None,
         **kwargs,
     ):
         if kwargs:
@@ -152,6 +154,7 @@ class Transformer(Stepwise, Checkpoints):
         self.mask_output = mask_output
         self.pad_token_id = pad_token_id
         self.first_is_token = first_is_token
+        self.end_token_id = end_token_id
         if layer_norm_epsilon is not None:
             self.norm_epsilon = layer_norm_epsilon
         self.defers_weights = False

@@ -42,7 +42,7 @@ def _same(x):
 
 TRANSFORMS = {
     "T": Transform(_transpose, _transpose),
-    # Marks tensors with one row a token; the reader selects rows (keep_tokens).
+    # One row a token: the reader selects rows here (keep_tokens).
     "vocab": Transform(_same, _same),
 }
 
@@ -57,10 +57,10 @@ class Tensor(NamedTuple):
     def is_vocabulary(self):
         return "vocab" in self.transforms
 
-    def read(self, value):
-        """File form -> weight form."""
+    def read(self, value, select=_same):
+        """File form -> weight form; `select` picks the rows of a table of tokens."""
         for key in self.transforms:
-            value = TRANSFORMS[key].read(value)
+            value = select(value) if key == "vocab" else TRANSFORMS[key].read(value)
         return value
 
     def write(self, value):

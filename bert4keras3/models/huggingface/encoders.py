@@ -1,7 +1,6 @@
-"""Hugging Face configurations become constructor arguments, and back."""
+"""Configurations of BERT, RoBERTa and their kin."""
 
 from bert4keras3.backend import gelu_erf, gelu_tanh, get_activation
-from bert4keras3.models.registry import HUGGING_FACE
 from bert4keras3.weights.errors import CheckpointError
 
 # Our constructor argument: their key. Read both ways.
@@ -35,29 +34,8 @@ ACTIVATIONS = {"gelu": "gelu_erf", "gelu_python": "gelu_erf", "silu": "swish"}
 EXPORTED_ACTIVATIONS = {gelu_erf: "gelu", gelu_tanh: "gelu_new"}
 
 
-def from_huggingface(config, path):
-    """Constructor arguments of a Hugging Face configuration.
-
-    Args:
-        config: the dictionary of its `config.json`.
-        path: where it came from, for messages.
-
-    Returns:
-        The model key of the family, and the arguments.
-
-    Raises:
-        ValueError: a model type or option that is not supported, or a missing key.
-    """
-    key = HUGGING_FACE.get(config.get("model_type"))
-    if key is None:
-        raise ValueError(
-            f"{path}: model_type: expected one of {sorted(HUGGING_FACE)}, "
-            f"found {config.get('model_type')!r}"
-        )
-    return key, READERS[key](key, config, path)
-
-
-def _read_encoder(key, config, path):
+def read(key, config, path):
+    """Constructor arguments of an encoder's `config.json`; `is_decoder` among them."""
     kind = config.get("position_embedding_type") or "absolute"
     if kind != "absolute":
         raise ValueError(f"{path}: position_embedding_type: expected 'absolute', found {kind!r}")
@@ -78,15 +56,8 @@ def _read_encoder(key, config, path):
     return arguments
 
 
-READERS = {"bert": _read_encoder, "roberta": _read_encoder}
-
-
-def to_huggingface(transformer):
-    """The `config.json` with which transformers computes what the model computes.
-
-    Raises:
-        CheckpointError: the model has something transformers' does not.
-    """
+def write(transformer):
+    """The `config.json` of an encoder; CheckpointError where Hugging Face's has no such thing."""
     _check_exportable(transformer)
     heads = tuple(name for name in ("with_mlm", "with_nsp") if getattr(transformer, name))
     classes = transformer.huggingface_heads

@@ -1,0 +1,44 @@
+"""Hugging Face configurations become constructor arguments, and back."""
+
+from bert4keras3.models.huggingface import decoders, encoders
+from bert4keras3.models.registry import FAMILIES, HUGGING_FACE
+from bert4keras3.weights.errors import CheckpointError
+
+# model key: the module that translates its configurations, by `read(key, config, path)`
+# and `write(transformer)`
+TRANSLATORS = {"bert": encoders, "roberta": encoders, "llama": decoders}
+
+
+def from_huggingface(config, path):
+    """Constructor arguments of a Hugging Face configuration.
+
+    Args:
+        config: the dictionary of its `config.json`.
+        path: where it came from, for messages.
+
+    Returns:
+        The model key of the family, and the arguments.
+
+    Raises:
+        ValueError: a model type or option that is not supported, or a missing key.
+    """
+    key = HUGGING_FACE.get(config.get("model_type"))
+    if key is None:
+        raise ValueError(
+            f"{path}: model_type: expected one of {sorted(HUGGING_FACE)}, "
+            f"found {config.get('model_type')!r}"
+        )
+    return key, TRANSLATORS[key].read(key, config, path)
+
+
+def to_huggingface(transformer):
+    """The `config.json` with which transformers computes what the model computes.
+
+    Raises:
+        CheckpointError: the model has something transformers' does not.
+    """
+    keys = {cls: key for key, cls in reversed(FAMILIES.items())}
+    key = next(keys[cls] for cls in type(transformer).__mro__ if cls in keys)
+    if key not in TRANSLATORS:
+        raise CheckpointError(f"{type(transformer).__name__} has no Hugging Face form")
+    return TRANSLATORS[key].write(transformer)

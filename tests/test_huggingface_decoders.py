@@ -1,0 +1,144 @@
+"""Random tiny decoders of transformers, loaded and written.  Needs torch and transformers."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import assert_close, build, predict
+
+from bert4keras3.models import build_transformer_model
+from bert4keras3.weights import CheckpointError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+# name: their class, their configuration
+CASES = {
+    "Llama": ("LlamaForCausalLM", {}),
+    "Llama-tied": ("LlamaForCausalLM", {"tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
+    "Llama-biases": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "Llama-head-size": ("LlamaForCausalLM", {"head_dim": 12, "hidden_act": "gelu"}),
+    "Llama-linear": (
+        "LlamaForCausalLM",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}},
+    ),
+    "Llama-3.1": ("LlamaForCausalLM", {"rope_parameters": LLAMA3}),
+    "LlamaModel": ("LlamaModel", {}),
+    "Qwen2": ("Qwen2ForCausalLM", {"tie_word_embeddings": True}),
+    "Qwen2-window": (
+        "Qwen2ForCausalLM",
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
+}
+
+
+def saved(name, folder):
+    """Their model with random weights, saved to a folder."""
+    class_name, config = CASES[name]
+    cls = getattr(transformers, class_name)
+    torch.manual_seed(0)
+    model = cls(cls.config_class(**SIZES, **config)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return model
+
+
+def batch(left):
+    """Token ids with padding, and where the tokens are."""
+    ids = np.random.default_rng(0).integers(1, SIZES["vocab_size"], (4, 24)).astype("int32")
+    for row, length in enumerate((24, 7, 3, 20)):
+        ids[row, slice(0, 24 - length) if left else slice(length, None)] = 0
+    return ids, ids != 0
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_equal(name, left, tmp_path):
+    theirs = saved(name, tmp_path)
+    ids, mask = batch(left)
+    with torch.no_grad():
+        out = theirs(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long())
+    expected = out.last_hidden_state if name.endswith("Model") else out.logits
+    found = predict(build_transformer_model(tmp_path), [ids])[0]
+    assert_close(found[mask], expected.numpy()[mask])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name != "LlamaModel"])
+def test_export_is_what_was_loaded(name, tmp_path):
+    theirs = saved(name, tmp_path / "theirs")
+    ours = build_transformer_model(tmp_path / "theirs", return_keras_model=False)
+    ours.save_pretrained(tmp_path / "ours", max_shard_size=20_000)
+    again, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for a, b in zip(theirs.state_dict().values(), again.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    ids, mask = batch(left=False)
+    arguments = {"attention_mask": torch.tensor(mask).long()}
+    with torch.no_grad():
+        a, b = (model(torch.tensor(ids).long(), **arguments).logits for model in (theirs, again))
+    assert_close(b[mask], a[mask], 0)
+
+
+def test_config_of_older_files(tmp_path):
+    """transformers 4 wrote `rope_theta` and `rope_scaling` on the top level."""
+    saved("Llama-3.1", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    ids, _ = batch(left=False)
+    expected = predict(build_transformer_model(tmp_path), [ids])[0]
+    rope = config.pop("rope_parameters")
+    path.write_text(
+        json.dumps({**config, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope})
+    )
+    assert_close(predict(build_transformer_model(tmp_path), [ids])[0], expected, 0)
+
+
+def test_unknown_rope_is_refused(tmp_path):
+    saved("Llama", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "rope_parameters": {"rope_type": "longrope"}}))
+    with pytest.raises(ValueError, match=r"config.json: rope_type: expected .*found 'longrope'"):
+        build_transformer_model(tmp_path)
+
+
+def test_what_hugging_face_has_not_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="segments.*a sliding window without Qwen's biases"):
+        build("llama_window", segment_vocab_size=2).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="Gemma has no Hugging Face form"):
+        model = {"model": "gemma", "num_attention_heads": 2, "attention_head_size": 8}
+        build("llama", **model).save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_keep_tokens_selects_rows_of_both_ends(tmp_path):
+    theirs = saved("Llama", tmp_path)
+    kept = [5, 9, 3, 40]
+    ours = build_transformer_model(
+        tmp_path, keep_tokens=kept, compound_tokens=[[0, 2]], return_keras_model=False
+    )
+    head = theirs.lm_head.weight.detach().numpy()
+    kernel = ours.layers["Decoder-Output-LM"].kernel.numpy()
+    assert_close(kernel[:, :4], head[kept].T, 0)
+    assert_close(kernel[:, 4], head[[5, 3]].mean(axis=0))
