@@ -3,6 +3,9 @@
 The only place that knows how a backend does something `keras.ops` does badly.
 """
 
+import contextlib
+import threading
+
 from bert4keras3._environment import select_backend
 
 select_backend()
@@ -24,6 +27,19 @@ def lowest(dtype):
     return {"float16": -3e4}.get(keras.backend.standardize_dtype(dtype), -1e30)
 
 
+_writing = threading.local()
+
+
+@contextlib.contextmanager
+def in_place():
+    """Within it `write_rows` may overwrite the cache it is given; only torch takes the leave."""
+    before, _writing.in_place = getattr(_writing, "in_place", False), True
+    try:
+        yield
+    finally:
+        _writing.in_place = before
+
+
 def write_rows(cache, rows, positions):
     """Write new rows into a cache, each batch row at its own positions.
 
@@ -39,6 +55,9 @@ def write_rows(cache, rows, positions):
     batch, slots = _keras_ops.shape(cache)[:2]
     n = _keras_ops.shape(rows)[1]
     positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
+    if keras.backend.backend() == "torch" and getattr(_writing, "in_place", False):
+        cache[_keras_ops.arange(batch)[:, None], positions] = _keras_ops.cast(rows, cache.dtype)
+        return cache
     row_ids = _keras_ops.broadcast_to(_keras_ops.arange(batch, dtype="int32")[:, None], (batch, n))
     indices = _keras_ops.reshape(_keras_ops.stack([row_ids, positions], axis=-1), (-1, 2))
     values = _keras_ops.reshape(rows, (-1, *rows.shape[2:]))

@@ -255,7 +255,7 @@ def test_errors_name_the_layer_and_what_was_expected():
         layer([x, x, x], p_bias="absolute")
     with pytest.raises(ValueError, match="query_head=3 is no multiple of heads=2"):
         MultiHeadAttention(2, 4, query_head=3)
-    with pytest.raises(ValueError, match="rope_mode: expected one of .*got 'half'"):
-        MultiHeadAttention(2, 4, rope_mode="half")
+    with pytest.raises(ValueError, match="rope_mode: expected one of .*got 'other'"):
+        MultiHeadAttention(2, 4, rope_mode="other")
     with pytest.raises(ValueError, match="normalization: .*got 'sigmoid'"):
         MultiHeadAttention(2, 4, normalization="sigmoid")

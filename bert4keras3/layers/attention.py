@@ -149,6 +149,7 @@ class MultiHeadAttention(Layer):
             name=name,
             **options,
         )
+        layer.supports_masking = True
         layer.build(input_shape)
         setattr(self, name, layer)
 

@@ -126,6 +126,11 @@ class BERT(Transformer):
         self.position_offset = position_offset
         self.position_skips_padding = position_skips_padding
 
+    @property
+    def position_limit(self):
+        size = self.max_position
+        return size**2 if self.hierarchical_position else size - self.position_offset
+
     def get_inputs(self):
         names = ["Input-Token"]
         names += ["Input-Segment"] * bool(self.segment_vocab_size)

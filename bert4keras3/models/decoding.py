@@ -1,9 +1,13 @@
 """A decoding step under way: where every row is, and what the layers remember."""
 
 import inspect
-from functools import cache
+from functools import cache, cached_property
 
 from bert4keras3 import ops
+from bert4keras3.layers import SegmentMask
+from bert4keras3.ops import keras
+
+OWN_MASK = "attention_bias"
 
 
 class Decoding:
@@ -15,10 +19,12 @@ class Decoding:
         positions: int `(batch, n)`, the position (= cache slot) of each token.
         lengths: int `(batch,)`, slots of each row that hold tokens afterwards.
         slots: number of slots in the caches.
+        last: only each row's last token goes on to the final layers.
     """
 
-    def __init__(self, states, positions, lengths, slots):
+    def __init__(self, states, positions, lengths, slots, last=False):
         self.states = dict(states)
+        self.cuts = last
         self.context = {"positions": positions, "lengths": lengths, "slots": slots}
         self.remembered = set()
 
@@ -36,6 +42,19 @@ class Decoding:
         output, self.states[key] = layer(inputs, state=self.states[key], **arguments)
         self.remembered.add(key)
         return output
+
+    def cut(self, x):
+        """Of `(batch, n, ...)` the last tokens `(batch, 1, ...)`, once, where asked for."""
+        if not self.cuts:
+            return x
+        self.cuts = False
+        positions, lengths = self.context["positions"], self.context["lengths"]
+        self.context["positions"] = lengths[:, None] - 1
+        if x.shape[1] == 1:
+            return x
+        index = lengths - 1 - positions[:, 0]
+        index = ops.reshape(index, (-1, *[1] * (len(x.shape) - 1)))
+        return ops.take_along_axis(x, index, axis=1)
 
     def check_all_remembered(self):
         """Raise where a layer with memory was not called: it would forget this step."""
@@ -59,21 +78,52 @@ class Stepwise:
 
     decoding = None
 
-    def initial_states(self, batch, slots):
+    def initial_states(self, batch, slots, inputs=None):
         """What the layers remember before the first token.
 
         Args:
             batch: number of rows.
             slots: length of the caches.
+            inputs: the model's inputs at full length, each `(batch, slots)`; needed
+                where a subclass computes its own attention mask from them.
 
         Returns:
             `{call key: state}` for every call of a layer that remembers.
-        """
-        return {
-            key: layer.initial_state(batch, slots) for key, layer in self._stateful_calls.items()
-        }
 
-    def step(self, inputs, positions, lengths, states, slots):
+        Raises:
+            ValueError: a subclass has its own mask, and there are no inputs.
+        """
+        calls = self._stateful_calls
+        if not self._has_own_mask:
+            return {key: layer.initial_state(batch, slots) for key, layer in calls.items()}
+        states = {
+            key: layer.initial_state(batch, slots)
+            for key, layer in calls.items()
+            if not isinstance(layer, SegmentMask)
+        }
+        return states | {OWN_MASK: self._whole_mask(inputs)}
+
+    @property
+    def _has_own_mask(self):
+        """Whether a subclass computes its attention mask, in a way we know nothing of."""
+        module = inspect.getmodule(type(self).compute_attention_bias)
+        return module is None or not module.__name__.startswith("bert4keras3.")
+
+    def _whole_mask(self, inputs):
+        """The mask of a subclass at the cache's length: a later step takes its rows."""
+        if inputs is None:
+            raise ValueError(
+                f"{type(self).__name__} computes its own attention mask: initial_states needs "
+                "the inputs at full length"
+            )
+        symbolic, self.inputs = self.inputs, _as_list(inputs)
+        self._reset()
+        try:
+            return self.compute_attention_bias()
+        finally:
+            self.inputs = symbolic
+
+    def step(self, inputs, positions, lengths, states, slots, last=False):
         """The same forward, on real tensors and with memory.
 
         A whole prompt is a step at positions 0 … n-1; a single token is a step of n = 1.
@@ -84,18 +134,73 @@ class Stepwise:
             lengths: int `(batch,)`, slots of each row that hold tokens afterwards.
             states: from `initial_states` or the step before.
             slots: length of the caches, as given to `initial_states`.
+            last: compute the last output, of each row's last token, only.
 
         Returns:
-            The outputs for the new tokens and the new states.
+            The outputs for the new tokens and the new states; with `last` instead
+            the one output `(batch, 1, ...)` that is the language model's.
         """
-        symbolic = self.inputs
+        positions = ops.cast(positions, "int32")
+        states = dict(states)
+        mask = states.pop(OWN_MASK, None)
+        if mask is not None:
+            rows = _rows(mask, positions)
+            # Shadows the method: a subclass's own code finds the rows of this step.
+            self.compute_attention_bias = lambda inputs=None: rows
+        symbolic, self.inputs = self.inputs, _as_list(inputs)
+        # With memory in the final layers every token must pass through them.
         self.decoding = Decoding(
-            states, ops.cast(positions, "int32"), ops.cast(lengths, "int32"), slots
+            states, positions, ops.cast(lengths, "int32"), slots, last and not self._ends_stateful
         )
-        self.inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         try:
             outputs = self._forward(inputs)
             self.decoding.check_all_remembered()
-            return outputs, self.decoding.states
+            if last:
+                outputs = _as_list(outputs)[-1]
+                if self._ends_stateful or self.decoding.cuts:
+                    self.decoding.cuts = True
+                    outputs = self.decoding.cut(outputs)
+            states = self.decoding.states
         finally:
             self.decoding, self.inputs = None, symbolic
+            self.__dict__.pop("compute_attention_bias", None)
+        return outputs, states if mask is None else states | {OWN_MASK: mask}
+
+    def to_logits(self, outputs):
+        """Logits of the last output, of whatever form; log-probabilities are logits."""
+        return ops.log(ops.maximum(outputs, 1e-38)) if self._outputs_probabilities else outputs
+
+    @cached_property
+    def _outputs_probabilities(self):
+        operation = self.outputs[-1]._keras_history.operation
+        return getattr(operation, "activation", None) is keras.activations.softmax
+
+    def cut_to_last(self, outputs):
+        """Before the final layers: what each row's last token needs of the hidden states."""
+        return outputs if self.decoding is None else self.decoding.cut(outputs)
+
+
+def map_rows(function, states):
+    """Apply a function to every state that has an entry for each row, on its first axis."""
+    own = states.get(OWN_MASK)
+    mapped = keras.tree.map_structure(
+        function, {key: state for key, state in states.items() if key != OWN_MASK}
+    )
+    if own is None:
+        return mapped
+    shared = len(own.shape) == 2 or own.shape[0] == 1
+    return mapped | {OWN_MASK: own if shared else function(own)}
+
+
+def _rows(mask, positions):
+    """The rows of a mask `([batch, [heads,]] slots, slots)` at positions `(batch, n)`."""
+    ndim = len(mask.shape)
+    if ndim == 2:
+        return ops.take(mask, positions, axis=0)
+    index = ops.expand_dims(positions, -1) if ndim == 3 else positions[:, None, :, None]
+    shape = (ops.shape(positions)[0], *mask.shape[1:])
+    return ops.take_along_axis(ops.broadcast_to(mask, shape), index, axis=-2)
+
+
+def _as_list(x):
+    return list(x) if isinstance(x, (list, tuple)) else [x]

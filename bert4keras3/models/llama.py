@@ -107,6 +107,12 @@ class Gemma(LM_Mask, BERT):
         if self.rope_mode not in ("keras", "su"):
             raise ValueError(f"rope_mode: expected 'keras' or 'su', got {self.rope_mode!r}")
 
+    position_limit = None
+
+    @property
+    def context_length(self):
+        return self.max_position
+
     @property
     def tied_embeddings(self):
         return self.with_lm and self.share_embedding

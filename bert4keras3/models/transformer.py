@@ -15,6 +15,7 @@ from bert4keras3.layers import (
 )
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Stepwise, call_parameters
+from bert4keras3.models.generating import Generating
 from bert4keras3.ops import keras
 from bert4keras3.weights.deferred import defer
 
@@ -24,7 +25,7 @@ PRE = {"before": "Norm"}
 SANDWICH = {"before": "Norm", "inner": "Norm-post"}
 
 
-class Transformer(Stepwise, Checkpoints):
+class Transformer(Stepwise, Generating, Checkpoints):
     """Base class of all models.
 
     A family says what comes in (`get_inputs`), how it is embedded
@@ -159,6 +160,8 @@ class Transformer(Stepwise, Checkpoints):
             self.norm_epsilon = layer_norm_epsilon
         self.defers_weights = False
         self._stateful_calls = {}
+        self._ends_stateful = False  # whether a final layer has memory
+        self.programs = {}
         self.attention_caches = {}
         self.layer_norm_conds = [None, None, "linear"]
         self.inputs = self.outputs = self.input = self.output = self.model = None
@@ -232,7 +235,10 @@ class Transformer(Stepwise, Checkpoints):
         outputs = self.apply_embeddings(inputs)
         for index in range(self.num_hidden_layers):
             outputs = self.apply_main_layers(outputs, index)
-        return self.apply_final_layers(outputs)
+        calls = len(self._stateful_calls)
+        outputs = self.apply_final_layers(self.cut_to_last(outputs))
+        self._ends_stateful = self._ends_stateful or len(self._stateful_calls) > calls
+        return outputs
 
     def compute_attention_bias(self, inputs=None):
         """The attention bias of every block: bool hides, float adds; None for none."""

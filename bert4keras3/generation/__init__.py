@@ -1,0 +1,6 @@
+"""Text generation: one compiled loop for every family."""
+
+from bert4keras3.generation.autoregressive import AutoRegressiveDecoder
+from bert4keras3.generation.generate import GenerationError
+from bert4keras3.generation.options import Options
+from bert4keras3.generation.sampling import Greedy, Sampler

@@ -1,0 +1,307 @@
+"""The documented generation model: padded prompts in, the same arrays completed out."""
+
+import random
+from functools import partial
+
+import numpy as np
+
+from bert4keras3 import ops
+from bert4keras3.generation.generate import GenerationError, cached_programs
+from bert4keras3.generation.loop import Plan, advance, start
+from bert4keras3.generation.options import check_above_zero, token_ids, whole
+from bert4keras3.generation.processors import Forbid, RepetitionPenalty
+from bert4keras3.generation.prompts import bucket, check_generates
+from bert4keras3.generation.random import row_seeds
+from bert4keras3.generation.sampling import Greedy, Sampler
+from bert4keras3.ops import keras
+
+SEARCH_MODES = ("greedy", "topk", "topp")
+
+
+class CacheModel(keras.Model):
+    """A Keras model that completes the token arrays it is given.
+
+    Made by `Transformer.build_cache_model`; shares the transformer's weights.
+
+    Inputs: those of the transformer, int32 `(batch, length)` of the fixed lengths;
+    the tokens padded at either side, the others given for the whole length.
+
+    Outputs: int32 `(batch, length)`: prompt, new tokens, padding.
+
+    Attributes:
+        inputs: the symbolic inputs.
+    """
+
+    def __init__(self, transformer, input_lengths, plan, settings, index_bias, seed, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = transformer.model
+        self.transformer = transformer
+        self.length = input_lengths[0]
+        self.plan = plan
+        self.search_settings = settings
+        self.index_bias = index_bias
+        self.inputs = [
+            keras.KerasTensor((None, length), dtype="int32", name=f"{tensor.name}-cache-{length}")
+            for tensor, length in zip(transformer.inputs, input_lengths, strict=True)
+        ]
+        self._random = random if seed is None else random.Random(seed)
+        self.compiles = True
+        self.built = True  # Keras would run the whole generation once to build it
+
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        """As in Keras; `jit_compile=False` leaves XLA off on TensorFlow."""
+        self.compiles = jit_compile is not False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    # ------------------------------------------------------------------- runs
+
+    def call(self, inputs, training=None, tranning=None):
+        """Complete the inputs; `training` is accepted in both spellings and ignored."""
+        inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        if not _is_concrete(inputs[0]):
+            return self._complete(self.length, *inputs, self._seeds(inputs[0].shape[0] or 1))
+        arrays = self._check([ops.convert_to_numpy(x) for x in inputs])
+        return ops.convert_to_tensor(self._run(arrays))
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Complete arrays of any number of rows.
+
+        Args:
+            x: an array `(rows, length)`, a list of them as the inputs are, or what
+                `keras.Model.predict` takes besides.
+            batch_size: rows at a time, 32 by default.
+            verbose: 0 for no progress bar; 'auto' shows one for several batches.
+
+        Returns:
+            int32 `(rows, length)`.
+
+        Raises:
+            ValueError: arrays of other shapes than the inputs', an empty prompt, or
+                ids out of range.
+            GenerationError: the model gave NaN.
+        """
+        arrays = self._arrays(x)
+        if arrays is None:
+            return super().predict(x, batch_size, verbose, steps, callbacks)
+        arrays = self._check(arrays)
+        size = whole("batch_size", 32 if batch_size is None else batch_size, 1)
+        starts = range(0, len(arrays[0]), size)
+        shows = verbose not in (0, "0") and (len(starts) > 1 or verbose != "auto")
+        bar = keras.utils.Progbar(len(starts), verbose=1) if shows else None
+        results = []
+        for begin in starts:
+            results.append(self._run([a[begin : begin + size] for a in arrays]))
+            if bar:
+                bar.add(1)
+        return np.concatenate(results)
+
+    def predict_on_batch(self, x):
+        """`predict` of one batch."""
+        return self.predict(x, batch_size=1 << 30, verbose=0)
+
+    def _run(self, arrays):
+        """One batch, with a prefill as long as its longest prompt (in buckets)."""
+        tokens = arrays[0]
+        inside = self._inside(tokens)
+        longest = int((inside.shape[1] - inside[:, ::-1].argmax(1) - inside.argmax(1)).max())
+        prompt_length = min(bucket(longest), self.length)
+        key = ("cache_model", self.plan, prompt_length, self.length, self.index_bias, self.compiles)
+        (run,) = cached_programs(
+            self.transformer, key, lambda: (partial(self._complete, prompt_length), ())
+        )
+        completed = np.array(ops.convert_to_numpy(run(*arrays, self._seeds(len(tokens)))))
+        if (completed < 0).any():
+            raise GenerationError("the model's logits are NaN: are its weights damaged?")
+        return completed
+
+    def _complete(self, prompt_length, *inputs_and_seeds):
+        """The pure function: inputs and seeds in, completed ids out; -1 throughout for NaN."""
+        *inputs, seeds = inputs_and_seeds
+        inputs = [ops.cast(x, "int32") for x in inputs]
+        pad = self._pad
+        inside = ops.not_equal(inputs[0], pad)
+        places = ops.arange(self.length, dtype="int32")[None]
+        inside = ops.logical_or(inside, places < self.index_bias)
+        marks = ops.cast(inside, "int32")
+        first = ops.cast(ops.argmax(marks, axis=1), "int32")
+        last = self.length - 1 - ops.cast(ops.argmax(ops.flip(marks, axis=1), axis=1), "int32")
+        # Left padding goes to the right end: position equals slot.
+        order = (places + first[:, None]) % self.length
+        inputs = [ops.take_along_axis(x, order, axis=1) for x in inputs]
+        lengths = last - first + 1
+        names = [tensor.name for tensor in self.transformer.inputs[1:]]
+        rows = {
+            "ids": inputs[0],
+            "extras": dict(zip(names, inputs[1:], strict=True)),
+            "lengths": lengths,
+            "limits": ops.full_like(lengths, self.length),
+            "seeds": seeds,
+            "settings": {k: ops.cast(v, "float32") for k, v in self.search_settings.items()},
+        }
+        carry = start(self.transformer, self.plan, prompt_length, rows)
+        carry = advance(self.transformer, self.plan, carry, self.length)
+        return ops.where(carry["broken"], -1, carry["ids"])
+
+    # ------------------------------------------------------------------ checks
+
+    @property
+    def _pad(self):
+        return self.transformer.pad_token_id or 0
+
+    def _inside(self, tokens):
+        """Where a prompt is, from its first to its last token."""
+        return (tokens != self._pad) | (np.arange(tokens.shape[1]) < self.index_bias)
+
+    def _seeds(self, rows):
+        return row_seeds(self._random.getrandbits(32), range(rows))
+
+    def _arrays(self, x):
+        """The inputs as numpy arrays; None for what only Keras knows to read."""
+        if isinstance(x, dict):
+            x = [x[tensor.name] for tensor in self.transformer.inputs]
+        several = isinstance(x, (list, tuple))
+        if several and len(x) and np.ndim(x[0]) == 1 and len(self.inputs) == 1:
+            x = [np.array(x)]  # a list of rows
+        elif not several:
+            x = [x]
+        if not all(isinstance(part, (list, np.ndarray)) or ops.is_tensor(part) for part in x):
+            return None
+        return [np.asarray(ops.convert_to_numpy(part)) for part in x]
+
+    def _check(self, arrays):
+        if len(arrays) != len(self.inputs):
+            names = [tensor.name for tensor in self.inputs]
+            raise ValueError(f"expected {len(names)} arrays for {names}, got {len(arrays)}")
+        for array, tensor in zip(arrays, self.inputs, strict=True):
+            if array.ndim != 2 or array.shape[1] != tensor.shape[1] or len(array) != len(arrays[0]):
+                raise ValueError(
+                    f"input {tensor.name!r}: expected the shape ({len(arrays[0])}, "
+                    f"{tensor.shape[1]}), got {array.shape}"
+                )
+        tokens, size = arrays[0], self.transformer.vocab_size
+        wrong = np.argwhere((tokens < 0) | (tokens >= size) | (tokens != tokens.astype("int64")))
+        if len(wrong):
+            row, place = wrong[0]
+            raise ValueError(
+                f"row {row}, position {place}: expected an id from 0 to {size - 1}, "
+                f"got {tokens[row, place]}"
+            )
+        empty = np.flatnonzero(~self._inside(tokens).any(1))
+        if len(empty):
+            raise ValueError(
+                f"row {empty[0]}: the prompt is empty, all {self.length} ids are padding"
+            )
+        return [array.astype("int32") for array in arrays]
+
+    def compute_output_spec(self, inputs, training=None, tranning=None):
+        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        return keras.KerasTensor(tuple(first.shape), dtype="int32")
+
+    def get_config(self):
+        raise ValueError(
+            "a cache model has no configuration: save the transformer's weights instead"
+        )
+
+
+def build_cache_model(
+    transformer,
+    input_lengths,
+    end_token,
+    search_mode="greedy",
+    k=1,
+    progress_print=False,
+    index_bias=0,
+    initial=True,
+    seed=None,
+):
+    """See `Transformer.build_cache_model`."""
+    check_generates(transformer)
+    lengths = _lengths(transformer, input_lengths)
+    sampler = _sampler(search_mode, k, transformer)
+    plan = Plan(
+        sampler=sampler.shape() if isinstance(sampler, Sampler) else sampler,
+        processors=tuple(_processors(transformer, lengths[0], progress_print)),
+        end_tokens=token_ids("end_token", end_token, transformer.vocab_size),
+        fills=True,
+    )
+    settings = {"penalty": float(transformer.penalty), **sampler.settings()}
+    whole("index_bias", index_bias, 0)
+    return CacheModel(transformer, lengths, plan, settings, index_bias, seed)
+
+
+def _lengths(transformer, input_lengths):
+    names = [tensor.name for tensor in transformer.inputs]
+    lengths = list(input_lengths)
+    if len(lengths) != len(names):
+        raise ValueError(f"input_lengths: expected one for each of {names}, got {lengths}")
+    for length in lengths:
+        whole("input_lengths", length, 2)
+    if len(set(lengths)) > 1:
+        raise ValueError(f"input_lengths: {names} have one length, got {lengths}")
+    limit = transformer.position_limit
+    if limit is not None and lengths[0] > limit:
+        raise ValueError(f"input_lengths: the model's max_position is {limit}, got {lengths[0]}")
+    return lengths
+
+
+def _sampler(search_mode, k, transformer):
+    temperature = transformer.temperature
+    check_above_zero("temperature", temperature)
+    if search_mode not in SEARCH_MODES:
+        raise ValueError(f"search_mode: expected one of {SEARCH_MODES}, got {search_mode!r}")
+    if search_mode == "greedy":
+        return Greedy()
+    if search_mode == "topk":
+        return Sampler(temperature=temperature, top_k=_top_k(k, transformer), classic=True)
+    if isinstance(k, (list, tuple)):
+        if len(k) != 2:
+            raise ValueError(f"k: expected p or [p, k] for 'topp', got {k!r}")
+        p, k = k
+        k = _top_k(k, transformer)
+        return Sampler(temperature=temperature, top_p=p, top_k=k, classic=True)
+    return Sampler(temperature=temperature, top_p=k, classic=True)
+
+
+def _top_k(k, transformer):
+    return min(whole("k", k, 1), transformer.vocab_size)
+
+
+def _processors(transformer, length, progress_print):
+    if progress_print and keras.backend.backend() == "torch":
+        yield Progress()
+    if transformer.penalty != 1:
+        check_above_zero("penalty", transformer.penalty)
+        window, counts = transformer.penalty_window, transformer.max_penalty_range
+        if window is not None and length % whole("penalty_window", window, 1):
+            raise ValueError(
+                f"penalty_window={window} does not divide the length {length} of the tokens"
+            )
+        if counts is not None and (len(counts) != 2 or not counts[0] < counts[1]):
+            raise ValueError(f"max_penalty_range: expected [a, b] with a < b, got {counts!r}")
+        yield RepetitionPenalty(window, None if counts is None else tuple(counts))
+    if transformer.mask_output is not None and len(transformer.mask_output):
+        yield Forbid(token_ids("mask_output", transformer.mask_output, transformer.vocab_size))
+
+
+class Progress:
+    """Prints how far the rows are, at every step; for a loop that runs in Python."""
+
+    def __call__(self, logits, carry):
+        print(f"position {int(ops.max(carry['lengths']))} of {carry['ids'].shape[1]}")  # noqa: T201
+        return logits
+
+
+def _is_concrete(tensor):
+    """Whether a tensor has values now, in no trace of a compiler."""
+    backend = keras.backend.backend()
+    if isinstance(tensor, keras.KerasTensor):
+        return False
+    if backend == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly() or isinstance(tensor, np.ndarray)
+    return True

@@ -1,0 +1,193 @@
+"""`generate` and `stream`: from prompts to new ids, by the compiled loop."""
+
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from bert4keras3.generation.loop import advance, start
+from bert4keras3.generation.options import Options, whole
+from bert4keras3.generation.program import program
+from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
+from bert4keras3.generation.random import row_seeds
+from bert4keras3.ops import keras
+
+# Steps of a stream's compiled stretches: the first soon, the later ones cheaply.
+FIRST_CHUNK, LAST_CHUNK = 4, 16
+
+
+class GenerationError(ValueError):
+    """A model whose numbers are no longer numbers."""
+
+
+def generate(
+    transformer,
+    prompts,
+    max_new_tokens=None,
+    *,
+    segments=None,
+    num_samples=1,
+    num_beams=1,
+    length_penalty=1.0,
+    early_stopping=False,
+    batch_size=32,
+    return_log_probs=False,
+    progress=None,
+    **options,
+):
+    """See `Transformer.generate`."""
+    check_generates(transformer)
+    options = Options(**options)
+    rows, single = read_prompts(transformer, prompts)
+    segments = [segments] if single and segments is not None else segments
+    limit = transformer.context_length
+    count = room(transformer, rows, max_new_tokens, limit)
+    whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
+    search = _sample
+    if whole("num_beams", num_beams, 1) > 1:
+        from bert4keras3.generation.beam import beam_search
+
+        search = partial(
+            beam_search,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+        )
+    results, seed = [], options.make_seed()
+    # Rows of like lengths go together; the results come in the order of the prompts.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    results = [None] * len(rows)
+    bar = tqdm(total=len(rows), desc="generate", unit="prompt", disable=_quiet(progress, batches))
+    with bar:
+        for batch in batches:
+            chosen = [rows[i] for i in batch]
+            texts = None if segments is None else [segments[i] for i in batch]
+            arrays, prompt_length = pack(transformer, chosen, texts, count, limit)
+            found = search(
+                transformer,
+                options,
+                arrays,
+                prompt_length,
+                batch,
+                seed,
+                num_samples,
+                return_log_probs,
+            )
+            for i, result in zip(batch, found, strict=True):
+                results[i] = result
+            bar.update(len(batch))
+    ids = [[ids for ids, _ in samples] for samples in results]
+    log_probs = [[log_probs for _, log_probs in samples] for samples in results]
+    if num_samples == 1:
+        ids, log_probs = ([samples[0] for samples in x] for x in (ids, log_probs))
+    if single:
+        ids, log_probs = ids[0], log_probs[0]
+    return (ids, log_probs) if return_log_probs else ids
+
+
+def _quiet(progress, batches):
+    """Whether there is no bar: by default for a single batch, and where nobody looks (None)."""
+    return (True if len(batches) < 2 else None) if progress is None else not progress
+
+
+def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples, log_probs):
+    """For each prompt a list of (ids, log-probabilities), by the plain loop."""
+    plan, settings = options.make_plan(transformer, samples=samples, log_probs=log_probs)
+    seeds = row_seeds(seed, [n * samples + k for n in numbers for k in range(samples)])
+    begin, go_on = programs(transformer, plan, prompt_length)
+    carry = go_on(begin(whole_rows(arrays, seeds, settings)), np.int32(arrays["ids"].shape[1]))
+    carry = fetch(carry)
+    found = [_new(carry, row) for row in range(len(carry["ids"]))]
+    return [found[i : i + samples] for i in range(0, len(found), samples)]
+
+
+def whole_rows(arrays, seeds, settings):
+    """The input of a start: numbers are float32 on every backend."""
+    numbers = {name: np.float32(value) for name, value in settings.items()}
+    return {**arrays, "seeds": seeds, "settings": numbers}
+
+
+def _new(carry, row):
+    """A row's new ids and their log-probabilities, None where not asked for."""
+    part = slice(int(carry["starts"][row]), int(carry["lengths"][row]))
+    kept = carry.get("log_probs")
+    return carry["ids"][row, part].tolist(), None if kept is None else kept[row, part].tolist()
+
+
+def programs(transformer, plan, prompt_length):
+    """The compiled `start` and `advance` of a plan; made once."""
+    return cached_programs(
+        transformer,
+        (plan, prompt_length),
+        lambda: (partial(start, transformer, plan, prompt_length), ()),
+        lambda: (partial(advance, transformer, plan), (0,)),
+    )
+
+
+def cached_programs(transformer, key, *makers):
+    """Programs of (function, donated arguments), kept with the model.
+
+    They are made anew when the model's variables are others than before.
+    """
+    layers = [layer for layer in transformer.layers.values() if isinstance(layer, keras.Layer)]
+    variables = list({id(v): v for layer in layers for v in layer.variables}.values())
+    key = (*key, tuple(map(id, variables)))
+    if key not in transformer.programs:
+        transformer.programs[key] = [
+            program(function, lambda: variables, donate)
+            for function, donate in (m() for m in makers)
+        ]
+    return transformer.programs[key]
+
+
+def fetch(carry, names=("ids", "lengths", "starts", "finished", "broken", "log_probs")):
+    """Entries of a carry as numpy arrays.
+
+    Raises:
+        GenerationError: the model gave NaN.
+    """
+    # Copies: the next step may overwrite the memory.
+    arrays = {
+        name: np.array(keras.ops.convert_to_numpy(carry[name])) for name in names if name in carry
+    }
+    if arrays.get("broken"):
+        raise GenerationError(
+            "the model's logits are NaN: are its weights damaged, or too large for its dtype?"
+        )
+    return arrays
+
+
+def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **options):
+    """See `Transformer.stream`."""
+    check_generates(transformer)
+    options = Options(**options)
+    rows, single = read_prompts(transformer, prompts)
+    segments = [segments] if single and segments is not None else segments
+    limit = transformer.context_length
+    count = room(transformer, rows, max_new_tokens, limit)
+    plan, settings = options.make_plan(transformer)
+    arrays, prompt_length = pack(transformer, rows, segments, count, limit)
+    seeds = row_seeds(options.make_seed(), range(len(rows)))
+    begin, go_on = programs(transformer, plan, prompt_length)
+    return _stream(begin, go_on, whole_rows(arrays, seeds, settings), single)
+
+
+def _stream(begin, go_on, rows, single):
+    """Yields ids, or (row, id) of several rows, in the order of their positions."""
+    chunk = 1 if keras.backend.backend() == "torch" else FIRST_CHUNK
+    growing = chunk > 1
+    carry = begin(rows)
+    known = rows["lengths"]
+    while True:
+        seen = fetch(carry)
+        done = seen["finished"] | (seen["lengths"] >= rows["limits"])
+        for place in range(int(known.min()), int(seen["lengths"].max())):
+            for row in np.flatnonzero((known <= place) & (place < seen["lengths"])):
+                token = int(seen["ids"][row, place])
+                yield token if single else (int(row), token)
+        if done.all():
+            return
+        known = seen["lengths"]
+        carry = go_on(carry, np.int32(chunk))
+        chunk = min(chunk * 2, LAST_CHUNK) if growing else chunk

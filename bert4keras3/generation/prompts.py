@@ -1,0 +1,169 @@
+"""Prompts, checked and packed into the arrays of the loop."""
+
+import numbers
+
+import numpy as np
+
+from bert4keras3.models.transformer import Transformer
+
+SEGMENT, POSITION = "Input-Segment", "Input-Position"
+
+
+def check_generates(transformer):
+    """Raise ValueError where a model cannot continue a text, and say why."""
+    name, outputs = type(transformer).__name__, transformer.outputs
+    if outputs is None:
+        raise ValueError(f"{name} is not built: call build() or build_transformer_model first")
+    shape = tuple(outputs[-1].shape)
+    if len(shape) != 3 or shape[-1] != transformer.vocab_size:
+        raise ValueError(
+            f"{name} has no language-model head: its last output has the shape {shape}, expected "
+            f"(batch, length, {transformer.vocab_size}); build it with with_mlm='linear' or "
+            "with_lm='linear'"
+        )
+    own = type(transformer).compute_attention_bias is not Transformer.compute_attention_bias
+    if transformer.attention_kind == "full" and not own:
+        raise ValueError(
+            f"{name} sees both ways and cannot continue a text: build it with application='lm' "
+            "or 'unilm'"
+        )
+    if transformer.layer_norm_conds[0] is not None:
+        raise ValueError(
+            f"{name} has conditional layer norms: generation has no condition for them"
+        )
+
+
+def bucket(length):
+    """The length that programs are compiled for: powers of two from 32, from 512 on multiples."""
+    if length > 512:
+        return -(-length // 512) * 512
+    return max(32, 1 << (length - 1).bit_length())
+
+
+def read_prompts(transformer, prompts):
+    """Prompts as lists of ids, and whether there was one that was no list of prompts.
+
+    Args:
+        transformer: the model.
+        prompts: a list of ids; or several of them as a list, or as an array
+            `(batch, length)` padded at either side with the model's padding id.
+
+    Raises:
+        ValueError: no prompts, an empty one, one that holds no ids, or ids out of range.
+    """
+    padded = hasattr(prompts, "shape") and len(prompts.shape) == 2
+    if hasattr(prompts, "shape"):
+        prompts = np.asarray(prompts).tolist()
+    prompts = list(prompts)
+    single = bool(prompts) and isinstance(prompts[0], numbers.Integral)
+    rows = [prompts] if single else prompts
+    if not rows:
+        raise ValueError("prompts: expected at least one, got none")
+    rows = [_read_ids(row, i, transformer.vocab_size) for i, row in enumerate(rows)]
+    if padded and transformer.pad_token_id is not None:
+        rows = [_strip(row, transformer.pad_token_id) for row in rows]
+    for i, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"prompt {i} is empty: expected at least one id")
+    return rows, single
+
+
+def _read_ids(row, i, vocab_size):
+    try:
+        ids = list(row)
+    except TypeError:
+        raise ValueError(f"prompt {i}: expected a list of ids, got {row!r}") from None
+    for place, token in enumerate(ids):
+        if not isinstance(token, numbers.Integral) or not 0 <= token < vocab_size:
+            raise ValueError(
+                f"prompt {i}, position {place}: expected an id from 0 to {vocab_size - 1}, "
+                f"got {token!r}"
+            )
+    return [int(token) for token in ids]
+
+
+def _strip(row, pad):
+    inside = [place for place, token in enumerate(row) if token != pad]
+    return row[inside[0] : inside[-1] + 1] if inside else []
+
+
+def room(transformer, prompts, max_new_tokens, limit):
+    """Tokens to generate at most, checked against the model's positions.
+
+    Args:
+        transformer: the model.
+        prompts: lists of ids.
+        max_new_tokens: as asked for; None for 128, or less where that is all there is.
+        limit: number of positions, None for no limit.
+
+    Raises:
+        ValueError: the prompt, or prompt and new tokens, are longer than the limit.
+    """
+    longest = max(map(len, prompts))
+    if limit is not None and longest >= limit:
+        raise ValueError(
+            f"prompt {[len(p) for p in prompts].index(longest)} has {longest} tokens: the model's "
+            f"max_position is {limit}, which leaves no room for new ones"
+        )
+    if max_new_tokens is None:
+        return 128 if limit is None else min(128, limit - longest)
+    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 1:
+        raise ValueError(
+            f"max_new_tokens: expected a whole number from 1 on, got {max_new_tokens!r}"
+        )
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} after a prompt of {longest} tokens goes beyond the "
+            f"model's max_position {limit}"
+        )
+    return int(max_new_tokens)
+
+
+def pack(transformer, prompts, segments, max_new_tokens, limit):
+    """The arrays of a batch and the prompt length its programs are compiled for.
+
+    Args:
+        transformer: the model.
+        prompts: lists of ids.
+        segments: lists of segment ids, or None for the usual ones.
+        max_new_tokens: tokens to add at most.
+        limit: number of positions, None for no limit.
+
+    Returns:
+        `{"ids", "extras", "lengths", "limits"}`, and the prompt length.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts], "int32")
+    most = int(lengths.max())
+    prompt_length = min(bucket(most), limit or bucket(most))
+    slots = bucket(most + max_new_tokens)
+    slots = max(min(slots, limit or slots), prompt_length)
+    ids = np.zeros((len(prompts), slots), "int32")
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    extras = {
+        tensor.name: _extra(transformer, tensor.name, ids.shape, prompts, segments)
+        for tensor in transformer.inputs[1:]
+    }
+    limits = np.minimum(lengths + max_new_tokens, slots).astype("int32")
+    return {"ids": ids, "extras": extras, "lengths": lengths, "limits": limits}, prompt_length
+
+
+def _extra(transformer, name, shape, prompts, segments):
+    """An input beside the ids, for prompt and new tokens."""
+    if name.endswith(POSITION):
+        return np.broadcast_to(np.arange(shape[1], dtype="int32"), shape).copy()
+    if not name.endswith(SEGMENT):
+        raise ValueError(
+            f"the model's input {name!r} is unknown: use build_cache_model and feed it"
+        )
+    rows = [[0] * len(prompt) for prompt in prompts] if segments is None else segments
+    array = np.zeros(shape, "int32")
+    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        if len(row) != len(prompt):
+            raise ValueError(
+                f"segments {i}: expected {len(prompt)} ids, one a token, got {len(row)}"
+            )
+        array[i, : len(row)] = row
+        # UniLM: what is generated is the second text.
+        array[i, len(row) :] = 1 if transformer.attention_kind == "unilm" else row[-1]
+    return array
