@@ -77,13 +77,14 @@ class AutoRegressiveDecoder:
 
         return decorate
 
-    def predict(self, inputs, output_ids, states):
-        """The scores of the next token, `(batch, vocabulary)`; decorate it by `wraps`.
+    def predict(self, inputs, output_ids, states, temperature=1, rtype="probas"):
+        """The scores of the next token and new states; for a subclass, which uses `wraps`.
 
         Args:
             inputs: the inputs of the search, each `(batch, ...)`.
             output_ids: int `(batch, length)`, the tokens generated so far.
             states: what the call before returned.
+            temperature, rtype: handled by `wraps`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define predict")
 
@@ -96,7 +97,7 @@ class AutoRegressiveDecoder:
         keeps 64 programs at most, so that memory does not grow without end.
         """
         if model not in self.models:
-            self.models[model] = _LastToken(model)
+            self.models[model] = LastToken(model)
         return self.models[model]
 
     def beam_search(self, inputs, topk, states=None, temperature=1, min_ends=1):
@@ -194,7 +195,7 @@ class AutoRegressiveDecoder:
         return is_end[:, -1] & (is_end.sum(axis=1) >= min_ends)
 
 
-class _LastToken(keras.Model):
+class LastToken(keras.Model):
     """A model's outputs at the last position."""
 
     def __init__(self, model):

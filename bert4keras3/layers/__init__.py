@@ -8,6 +8,7 @@ from bert4keras3 import _aliases
 from bert4keras3.backend import K, keras, ops
 from bert4keras3.layers.attention import MultiHeadAttention
 from bert4keras3.layers.base import Layer
+from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.embeddings import Embedding
 from bert4keras3.layers.feed_forward import FeedForward, GemmaFeedForward, LLamaFeedForward
 from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken

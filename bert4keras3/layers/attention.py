@@ -9,9 +9,10 @@ from bert4keras3.backend import (
     rotate_halves,
 )
 from bert4keras3.layers.base import Layer, fresh, register_layer
+from bert4keras3.layers.dense import Dense
 from bert4keras3.ops import keras
 
-Dense, EinsumDense = keras.layers.Dense, keras.layers.EinsumDense
+EinsumDense = keras.layers.EinsumDense
 
 POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
 

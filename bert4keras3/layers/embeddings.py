@@ -33,7 +33,8 @@ class Embedding(Configured, keras.layers.Embedding):
     def call(self, inputs, mode="embedding"):
         if self._is_dense(mode):
             inputs = ops.cast(inputs, self.compute_dtype)
-            return ops.matmul(inputs, ops.transpose(ops.cast(self.embeddings, self.compute_dtype)))
+            table = ops.cast(self.embeddings, self.compute_dtype)
+            return ops.project(inputs, table, transposed=True)
         return super().call(inputs)
 
     def compute_mask(self, inputs, mask=None):

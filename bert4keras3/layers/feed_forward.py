@@ -3,6 +3,7 @@
 from bert4keras3 import ops
 from bert4keras3.backend import gelu_tanh
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
+from bert4keras3.layers.dense import Dense
 from bert4keras3.ops import keras
 
 
@@ -49,7 +50,7 @@ class FeedForward(Layer):
 
     def add_dense(self, name, units, input_shape, activation=None):
         """Make a Dense; the name of its attribute is file format."""
-        dense = keras.layers.Dense(
+        dense = Dense(
             units,
             activation=activation_function(activation),
             use_bias=self.use_bias,

@@ -1,0 +1,256 @@
+"""Decoding at the shape of Qwen2-0.5B beside transformers and keras-hub, in one run.
+
+    python benchmarks/generate.py                    # everything, about 15 minutes
+    python benchmarks/generate.py decode ragged      # parts of it
+    KERAS_BACKEND=torch python benchmarks/generate.py decode --peers transformers
+
+Ours and keras-hub run on the backend KERAS_BACKEND says (jax by default),
+transformers on torch; all get all cores, random weights of the same shape and
+the same prompts, and take turns. Rates are of decoding alone: the time of a
+generation less that of its first token. Ratios above 1 mean that we are faster.
+"""
+
+import argparse
+import gc
+import os
+import statistics
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+import torch
+import transformers
+
+from bert4keras3.models import build_transformer_model
+
+VOCAB = 151936
+SIZES = {
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4864,
+    "hidden_act": "silu",
+    "vocab_size": VOCAB,
+}
+PARAMETERS = 494_032_768
+PROMPT = 128
+RAGGED = (16, 64, 128, 192, 256, 320, 448, 512)
+
+
+def prompts(rows, length):
+    """Random ids `(rows, length)`."""
+    return np.random.default_rng(0).integers(10, VOCAB, (rows, length))
+
+
+class Ours:
+    """This library."""
+
+    def __init__(self, dtype):
+        keras.config.set_dtype_policy(dtype)
+        self.model = build_transformer_model(
+            model="qwen",
+            **SIZES,
+            query_head=14,
+            num_attention_heads=2,
+            attention_head_size=64,
+            use_bias=True,
+            o_bias=False,
+            share_embedding=True,
+            max_wavelength=1e6,
+            with_lm="linear",
+            return_keras_model=False,
+        )
+
+    def generate(self, rows, count):
+        """`count` new tokens for each prompt."""
+        found = self.model.generate([list(map(int, row)) for row in rows], count)
+        assert all(len(ids) == count for ids in found)
+
+
+class Transformers:
+    """transformers on torch."""
+
+    def __init__(self, dtype):
+        config = transformers.Qwen2Config(
+            **SIZES,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+        )
+        self.model = transformers.Qwen2ForCausalLM(config).to(getattr(torch, dtype)).eval()
+
+    def generate(self, rows, count):
+        """`count` new tokens for each prompt; shorter ones are padded at the left."""
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(np.asarray(row))
+            mask[i, width - len(row) :] = 1
+        with torch.inference_mode():
+            self.model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+
+class KerasHub:
+    """keras-hub on the backend of Keras."""
+
+    def __init__(self, dtype):
+        import keras_hub
+
+        backbone = keras_hub.models.QwenBackbone(
+            vocabulary_size=VOCAB,
+            num_layers=24,
+            num_query_heads=14,
+            num_key_value_heads=2,
+            hidden_dim=896,
+            intermediate_dim=4864,
+            rope_max_wavelength=1e6,
+            tie_word_embeddings=True,
+            dtype=dtype,
+        )
+        self.model = keras_hub.models.QwenCausalLM(backbone, preprocessor=None)
+        self.model.compile(sampler="greedy")
+
+    def generate(self, rows, count):
+        """`count` new tokens for the longest prompt; its loop starts at the shortest one.
+
+        The arrays have one length for every count, so that it compiles once.
+        """
+        width = max(map(len, rows)) + LONGEST
+        ids = np.zeros((len(rows), width), "int32")
+        mask = np.zeros((len(rows), width), "bool")
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        if count < LONGEST:  # the tokens not asked for count as prompt
+            ids[:, width - LONGEST :], mask[:, : width - count] = 7, True
+        self.model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None)
+
+
+LONGEST = 33
+PEERS = {"transformers": Transformers, "keras-hub": KerasHub}
+
+
+def seconds(function, *arguments):
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def compare(name, ours, theirs, rows, turns, part):
+    """Medians over turns of the time of `part`: 'decode' (33 tokens less 1), or 'whole'."""
+    times = {ours: [], theirs: []}
+    counts = {"decode": (LONGEST, 1), "prefill": (1,), "whole": (LONGEST,)}[part]
+    for library in times:
+        for count in counts:
+            library.generate(rows, count)  # compiles
+    for _ in range(turns):
+        for library, found in times.items():
+            spent = [seconds(library.generate, rows, count) for count in counts]
+            found.append(spent[0] - spent[1] if part == "decode" else spent[0])
+    mine, peer = (statistics.median(found) for found in times.values())
+    tokens = len(rows) * (LONGEST - 1)
+    if part == "decode":
+        print(f"{name:44} {tokens / mine:8.1f} tok/s {tokens / peer:8.1f} tok/s {peer / mine:6.2f}")
+    else:
+        print(f"{name:44} {mine:8.2f} s     {peer:8.2f} s     {peer / mine:6.2f}", flush=True)
+    return tokens / mine
+
+
+def bandwidth():
+    """Bytes a second that a matrix-vector product reads, the best of some runs."""
+    matrix = torch.ones(32768, 16384)
+    vector = torch.ones(16384)
+    best = min(seconds(torch.mv, matrix, vector) for _ in range(8))
+    return matrix.numel() * 4 / best
+
+
+def decode(make, peers, turns):
+    for dtype, peer_dtypes in (("float32", ("float32",)), ("bfloat16", ("float32", "bfloat16"))):
+        ours = make("ours", dtype)
+        for peer in peers:
+            for peer_dtype in peer_dtypes:
+                if peer == "keras-hub" and dtype == "bfloat16":
+                    continue
+                theirs = make(peer, peer_dtype)
+                for rows in (1, 8):
+                    name = f"decode, batch {rows}, ours {dtype} | {peer} {peer_dtype}"
+                    rate = compare(name, ours, theirs, prompts(rows, PROMPT), turns, "decode")
+                    if rows == 1 and dtype == "float32":
+                        share = rate * PARAMETERS * 4 / bandwidth()
+                        print(f"{'':44} {share:.2f} of the read bandwidth", flush=True)
+                del theirs
+                gc.collect()
+        del ours
+        gc.collect()
+
+
+def prefill(make, peers, turns):
+    ours = make("ours", "float32")
+    for peer in peers:
+        theirs = make(peer, "float32")
+        for rows in (1, 8):
+            name = f"prefill and first token, {rows} x {PROMPT} | {peer}"
+            compare(name, ours, theirs, prompts(rows, PROMPT), turns, "prefill")
+
+
+def ragged(make, peers, turns):
+    """Prompts of 16 to 512 tokens; a peer that pads pays for the longest."""
+    ours = make("ours", "float32")
+    rows = [prompts(1, length)[0] for length in RAGGED]
+    for peer in peers:
+        theirs = make(peer, "float32")
+        name = f"ragged batch of 8, 33 new tokens | {peer}"
+        compare(name, ours, theirs, rows, turns, "whole")
+
+
+def second_prompt(make, peers, turns):
+    """Time to the first token: of the first prompt, and of a second of another length."""
+    libraries = {"ours": make("ours", "float32")} | {p: make(p, "float32") for p in peers}
+    for name, library in libraries.items():
+        if name == "keras-hub":
+            continue  # its arrays' length is the user's: it is what `generate` above pads to
+        first, second = (seconds(library.generate, prompts(1, n), 1) for n in (120, 100))
+        print(f"first token of a first and a second prompt, {name:14} {first:.2f} s {second:.2f} s")
+
+
+PARTS = {"decode": decode, "prefill": prefill, "ragged": ragged, "second_prompt": second_prompt}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--turns", type=int, default=3, help="timed runs of each (default: 3)")
+    args = parser.parse_args()
+    peers = [peer for peer in args.peers if not (peer == "keras-hub" and not _has_hub())]
+    print(f"{keras.backend.backend()}, {os.cpu_count()} cores; ours, peer, ratio", flush=True)
+
+    def make(name, dtype):
+        return {"ours": Ours, **PEERS}[name](dtype)
+
+    for part in args.parts or PARTS:
+        PARTS[part](make, peers, args.turns)
+        gc.collect()
+
+
+def _has_hub():
+    import importlib.util
+
+    return importlib.util.find_spec("keras_hub") is not None
+
+
+if __name__ == "__main__":
+    main()
