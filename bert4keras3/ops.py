@@ -27,17 +27,26 @@ def lowest(dtype):
     return {"float16": -3e4}.get(keras.backend.standardize_dtype(dtype), -1e30)
 
 
-_writing = threading.local()
+_mode = threading.local()
 
 
 @contextlib.contextmanager
-def in_place():
-    """Within it `write_rows` may overwrite the cache it is given; only torch takes the leave."""
-    before, _writing.in_place = getattr(_writing, "in_place", False), True
+def direct():
+    """For a loop that runs operation by operation, on tensors nobody else holds.
+
+    Within it `write_rows` overwrites the cache it is given, and the layers of this
+    library leave out Keras' checks of a call, which take longer than a small layer.
+    """
+    before, _mode.direct = is_direct(), True
     try:
         yield
     finally:
-        _writing.in_place = before
+        _mode.direct = before
+
+
+def is_direct():
+    """Whether a `direct()` is around."""
+    return getattr(_mode, "direct", False)
 
 
 def write_rows(cache, rows, positions):
@@ -55,7 +64,9 @@ def write_rows(cache, rows, positions):
     batch, slots = _keras_ops.shape(cache)[:2]
     n = _keras_ops.shape(rows)[1]
     positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
-    if keras.backend.backend() == "torch" and getattr(_writing, "in_place", False):
+    if is_direct() and keras.backend.backend() == "torch":
+        # A repeated row is one row in memory, seen several times.
+        cache = cache.clone() if 0 in cache.stride() else cache
         cache[_keras_ops.arange(batch)[:, None], positions] = _keras_ops.cast(rows, cache.dtype)
         return cache
     row_ids = _keras_ops.broadcast_to(_keras_ops.arange(batch, dtype="int32")[:, None], (batch, n))

@@ -35,6 +35,8 @@ def run(backend, marks, arguments):
             "KERAS_BACKEND": backend,
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "TOKENIZERS_PARALLELISM": "false",
+            # Each worker has a core; torch's threads would wait for each other.
+            "OMP_NUM_THREADS": "1",
         }
         ended = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         counts = read_counts(report) if report.exists() else Counter()

@@ -13,13 +13,17 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tokenizers
 from tiny import build
 
 import bert4keras3
 from bert4keras3.cli import build_parser, common, main
+from bert4keras3.cli.generate import POET
 from bert4keras3.embedding import SentenceEmbedder
+from bert4keras3.generation import TextGenerator
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *"你好世界"]
@@ -44,6 +48,29 @@ def texts(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
     return str(path)
+
+
+def save_writer(folder, transformer):
+    """A language model of characters, which never ends."""
+    transformer.save_pretrained(folder)
+    words = tokenizers.models.WordLevel({c: i for i, c in enumerate(VOCAB)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": []}')
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    transformer = build("llama", vocab_size=len(VOCAB), max_position=4096, pad_token_id=None)
+    return save_writer(tmp_path_factory.mktemp("writer"), transformer)
+
+
+@pytest.fixture(scope="module")
+def generator(writer):
+    return TextGenerator(writer)
 
 
 def records(output):
@@ -159,6 +186,127 @@ def test_similar_in_jsonl(model, texts, embeddings, capfdbinary):
     np.testing.assert_allclose(found[1]["score"], embeddings[3] @ embeddings[second], atol=1e-5)
 
 
+# ------------------------------------------------------------------- generate
+
+DRAWS = ["--temperature", "1.5", "--top-k", "9", "--seed", "7", "--max-new-tokens", "9"]
+DRAWN = {"temperature": 1.5, "top_k": 9, "seed": 7, "max_new_tokens": 9}
+
+
+def generated(capfdbinary, *arguments):
+    assert main(["generate", *arguments]) == 0
+    return capfdbinary.readouterr().out.decode("utf-8")
+
+
+def test_generate_prints_prompt_and_continuation(writer, generator, capfdbinary):
+    arguments = ("--model", writer, "--prompt", "你好")
+    expected = generator.generate("你好", 9)
+    assert len(expected) == 9
+    out = generated(capfdbinary, *arguments, "--max-new-tokens", "9")
+    assert out == f"你好{expected}\n"
+    drawn = generator.generate("你好", **DRAWN)
+    assert drawn != expected
+    for option in ("--no-echo", "--no-prompt"):
+        assert generated(capfdbinary, *arguments, *DRAWS, option) == f"{drawn}\n"
+    stops = ("--stop", drawn[4], "--stop", drawn[6:8])
+    assert (
+        generated(capfdbinary, *arguments, *DRAWS, *stops)
+        == f"你好{drawn[: drawn.index(drawn[4])]}\n"
+    )
+
+
+def test_generate_options_reach_the_model(writer, generator, capfdbinary):
+    given = {"top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.5, "no_repeat_ngram": 2}
+    options = [x for k, v in given.items() for x in (f"--{k.replace('_', '-')}", str(v))]
+    expected = generator.generate("ab", **given, **DRAWN)
+    found = generated(capfdbinary, "--model", writer, "--prompt", "ab", *DRAWS, *options)
+    assert found == f"ab{expected}\n"
+
+
+def test_generate_samples_and_beams(writer, generator, capfdbinary):
+    arguments = ("--model", writer, "--prompt", "ab", "--max-new-tokens", "9")
+    expected = generator.generate("ab", 9, num_samples=3, seed=7, sampler="random")
+    found = generated(capfdbinary, *arguments, "--samples", "3", "--seed", "7")
+    assert found == "".join(f"ab{text}\n" for text in expected) and len(set(expected)) == 3
+    best = generator.generate("ab", 9, num_beams=3)
+    assert generated(capfdbinary, *arguments, "--beams", "3") == f"ab{best}\n"
+
+
+def test_generate_reads_lines(writer, generator, texts, tmp_path, capfdbinary, monkeypatch):
+    prompts = [line for line in LINES if line]
+    expected = generator.generate(prompts, **DRAWN)
+    whole = "".join(map("{}{}\n".format, prompts, expected))
+    assert generated(capfdbinary, "--model", writer, "--input", texts, *DRAWS) == whole
+    data = "\r\n".join(LINES).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    output = tmp_path / "texts.jsonl"
+    arguments = ("--input", "-", "--output", str(output), "--format", "jsonl", "--batch-size", "3")
+    assert generated(capfdbinary, "--model", writer, *DRAWS, *arguments) == ""
+    assert records(output.read_bytes()) == [
+        {"prompt": prompt, "text": text} for prompt, text in zip(prompts, expected, strict=True)
+    ]
+
+
+def test_generate_jsonl_of_one_prompt(writer, generator, capfdbinary):
+    arguments = ("--model", writer, "--prompt", "ab", "--format", "jsonl", "--samples", "2")
+    expected = generator.generate("ab", num_samples=2, **DRAWN)
+    found = records(generated(capfdbinary, *arguments, *DRAWS).encode())
+    assert found == [{"prompt": "ab", "text": text} for text in expected]
+
+
+def test_generate_in_bfloat16(writer, capfdbinary):
+    before = keras.config.dtype_policy()
+    arguments = ("--model", writer, "--prompt", "你好", "--max-new-tokens", "4")
+    try:
+        found = generated(capfdbinary, *arguments, "--dtype", "bfloat16")
+        assert keras.config.dtype_policy().name == "bfloat16"
+        assert len(found) == len("你好....\n")
+        generated(capfdbinary, *arguments)
+        assert keras.config.dtype_policy().name == "float32"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_generate_failures_name_what_is_wrong(writer, model, texts, tmp_path, capsys):
+    def fail(**options):
+        options = {"model": writer, "prompt": "ab", **options}
+        given = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
+        return fails(capsys, ["generate", *(x for k, v in given.items() for x in (f"--{k}", v))])
+
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n  \n")
+    assert "no model folder at missing" in fail(model="missing")
+    assert "no folder missing to write it to" in fail(output="missing/out.txt")
+    assert "blank.txt: no text to continue" in fail(prompt=None, input=str(blank))
+    assert "prompt 0 is empty" in fail(prompt="")
+    assert "stop: expected strings" in fail(stop="")
+    assert "goes beyond the model's max_position" in fail(max_new_tokens="5000")
+    assert "no language-model head" in fail(model=model)
+    output = tmp_path / "old.txt"
+    output.write_text("old")
+    transformer = build("llama", vocab_size=len(VOCAB), pad_token_id=None)
+    for variable in transformer.model.weights:
+        variable.assign(np.full(variable.shape, np.nan))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    save_writer(broken, transformer)
+    assert "logits are NaN" in fail(model=str(broken), output=str(output))
+    assert "logits are NaN" in fail(model=str(broken), prompt=None, input=texts)
+    assert output.read_text() == "old"
+
+
+def test_the_packaged_model_may_be_missing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("bert4keras3.cli.generate.POET", tmp_path / "poet")
+    line = fails(capsys, ["generate", "--prompt", "ab"])
+    assert "no packaged model at" in line and "--model FOLDER" in line
+
+
+def test_the_packaged_poet(capfdbinary):
+    if not POET.is_dir():
+        pytest.skip("the packaged model is not here")
+    expected = "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n"
+    assert generated(capfdbinary, "--prompt", "床前明月光，") == expected
+
+
 # --------------------------------------------------------------------- errors
 
 
@@ -174,6 +322,16 @@ def test_similar_in_jsonl(model, texts, embeddings, capfdbinary):
         (["similar", "--model", "m"], "required: --query"),
         (["similar", "--model", "m", "--query", " "], "expected a text, found a blank one"),
         (["similar", "--model", "m", "--query", "a\udcff"], "is not UTF-8"),
+        (["generate"], "one of the arguments --prompt --input is required"),
+        (["generate", "--prompt", "a", "--input", "b"], "not allowed with argument --prompt"),
+        (["generate", "--prompt", "a\udcff"], "is not UTF-8"),
+        (["generate", "--prompt", "a", "--temperature", "-1"], "from 0 on, found '-1'"),
+        (["generate", "--prompt", "a", "--temperature", "nan"], "from 0 on, found 'nan'"),
+        (["generate", "--prompt", "a", "--top-p", "1.5"], "up to 1, found '1.5'"),
+        (["generate", "--prompt", "a", "--min-p", "0"], "above 0 and up to 1, found '0'"),
+        (["generate", "--prompt", "a", "--seed", "1.5"], "whole number from 0 on, found '1.5'"),
+        (["generate", "--prompt", "a", "--samples", "0"], "from 1 on, found '0'"),
+        (["generate", "--prompt", "a", "--dtype", "int8"], "invalid choice: 'int8'"),
     ],
 )
 def test_wrong_usage(capsys, arguments, message):
@@ -248,19 +406,25 @@ def test_version():
     assert command("--version").stdout.decode() == f"bert4keras3 {bert4keras3.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["embed"], ["similar"]])
+@pytest.mark.parametrize("arguments", [[], ["embed"], ["similar"], ["generate"]])
 def test_help_has_an_example_and_every_option_says_what_it_does(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         build_parser().parse_args([*arguments, "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert "examples:\n  bert4keras3 embed --model" in text or "similar --model FOLDER" in text
+    assert f"examples:\n  bert4keras3 {arguments[0] if arguments else 'embed'} --" in text
 
 
-def test_nothing_heavy_is_imported_for_help():
+def test_help_on_a_terminal_without_chinese():
+    done = command("generate", "--help", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"--prompt ??????" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["embed", "generate"])
+def test_nothing_heavy_is_imported_for_help(name):
     code = (
         "import sys\nfrom bert4keras3.cli import main\n"
-        "try: main(['embed', '--help'])\n"
+        f"try: main(['{name}', '--help'])\n"
         "except SystemExit: pass\n"
         "print({'keras', 'numpy', 'jax', 'tensorflow', 'torch'} & set(sys.modules))"
     )
@@ -297,6 +461,37 @@ def test_ctrl_c_is_quiet(model):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+LONG = ("--prompt", "ab", "--temperature", "2", "--max-new-tokens", "4000")
+
+
+def test_text_comes_as_it_is_made_until_its_reader_leaves(writer):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bert4keras3", "generate", "--model", writer, *LONG],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(4).startswith(b"ab")
+    assert process.poll() is None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+def test_ctrl_c_ends_a_text_quietly(writer):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bert4keras3", "generate", "--model", writer, *LONG],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.read(2) == b"ab"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"") and b"\n" not in out
 
 
 def test_demo_runs():

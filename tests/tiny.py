@@ -33,7 +33,7 @@ DECODERS = {
         "application": "unilm",
         "with_mlm": "linear",
         "segment_attention": True,
-        "segment_vocab_size": 9,
+        "segment_vocab_size": 16,
     },
     "bert_lm_realformer": {
         "model": "bert",

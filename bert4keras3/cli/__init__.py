@@ -10,14 +10,15 @@ import sys
 import traceback
 
 from bert4keras3 import __version__
-from bert4keras3.cli import embed, similar
+from bert4keras3.cli import embed, generate, similar
 
-COMMANDS = (embed, similar)
+COMMANDS = (embed, similar, generate)
 
 EXAMPLES = """\
 examples:
   bert4keras3 embed --model FOLDER --input texts.txt --output vectors.npy
   bert4keras3 similar --model FOLDER --query "How do I boil an egg?" --input texts.txt
+  bert4keras3 generate --prompt 床前明月光，
 
 FOLDER is a model in Hugging Face form: config.json, model.safetensors and
 tokenizer.json or vocab.txt. The environment variable KERAS_BACKEND (jax,
@@ -36,12 +37,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(USAGE, f"bert4keras3: error: {message} (see {self.prog} --help)\n")
 
+    def format_help(self):
+        # The examples have Chinese, and not every terminal has.
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        return super().format_help().encode(encoding, "replace").decode(encoding)
+
 
 def build_parser():
     """The parser of the whole command line."""
     parser = Parser(
         prog="bert4keras3",
-        description="Text transformers: sentence embeddings and similarity.",
+        description="Text transformers: sentence embeddings, similarity, generation.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

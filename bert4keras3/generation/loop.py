@@ -128,7 +128,7 @@ def choose(transformer, plan, carry, logits):
     broken = ops.any(ops.logical_and(active, ops.any(ops.isnan(logits), axis=-1)))
     for process in plan.processors:
         scores = process(scores, carry)
-    draws = uniform(carry["seeds"], carry["lengths"])
+    draws = uniform(carry["seeds"], carry["lengths"]) if plan.sampler.draws else None
     tokens = plan.sampler(scores, draws, carry["settings"])
     last = ops.maximum(carry["lengths"] - 1, 0)[:, None]
     if plan.fills:
@@ -139,10 +139,10 @@ def choose(transformer, plan, carry, logits):
     if plan.log_probs:
         chosen = ops.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
         value = chosen - ops.logsumexp(logits, axis=-1)
-        carry["log_probs"] = _put(carry["log_probs"], value, carry["lengths"], writes)
-    carry["ids"] = _put(carry["ids"], tokens, carry["lengths"], writes)
+        carry["log_probs"] = put(carry["log_probs"], value, carry["lengths"], writes)
+    carry["ids"] = put(carry["ids"], tokens, carry["lengths"], writes)
     carry["lengths"] = carry["lengths"] + ops.cast(writes, "int32")
-    ended = ops.logical_and(active, has_ended(plan, carry, tokens))
+    ended = ops.logical_and(active, ended_rows(plan, carry, tokens))
     carry["finished"] = ops.logical_or(carry["finished"], ended)
     return carry
 
@@ -153,9 +153,9 @@ def is_active(carry):
     return ops.logical_and(room, ops.logical_not(carry["finished"]))
 
 
-def has_ended(plan, carry, tokens):
+def ended_rows(plan, carry, tokens):
     """bool `(batch,)`: rows whose newest token is, or completes, an end."""
-    ended = ops.zeros_like(carry["finished"])
+    ended = ops.zeros_like(tokens, dtype="bool")
     for token in plan.end_tokens:
         ended = ops.logical_or(ended, tokens == token)
     for sequence in plan.stop_sequences:
@@ -185,7 +185,7 @@ def repeat_rows(rows, logits, states, times):
     return rows, logits, map_rows(repeat, states)
 
 
-def _put(buffer, values, places, writes):
+def put(buffer, values, places, writes):
     """Write a value a row at its place, where `writes`."""
     places = ops.minimum(places, buffer.shape[1] - 1)[:, None]
     old = ops.take_along_axis(buffer, places, axis=1)[:, 0]

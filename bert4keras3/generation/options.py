@@ -139,6 +139,8 @@ class UserSampler:
 
     function: object
 
+    draws = True
+
     def __call__(self, logits, uniform, settings):
         return ops.cast(self.function(logits, uniform), "int32")
 

@@ -48,8 +48,12 @@ def _torch_program(function, variables, donate, compiles):
     import torch
 
     def run(*arguments):
-        with torch.inference_mode(), ops.in_place():
-            return function(*_tensors(arguments))
+        with torch.inference_mode(), ops.direct():
+            return function(*keras.tree.map_structure(own, _tensors(arguments)))
+
+    def own(x):
+        # numpy arrays that became tensors share their memory, which belongs to the caller
+        return x if x.is_inference() else x.clone()
 
     return run
 

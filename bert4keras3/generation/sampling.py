@@ -12,6 +12,8 @@ from bert4keras3 import ops
 class Greedy:
     """The most probable token; of equals the first."""
 
+    draws = False
+
     def __call__(self, logits, uniform, settings):
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
@@ -48,6 +50,8 @@ class Sampler:
     top_p: float | None = None
     min_p: float | None = None
     classic: bool = False
+
+    draws = True
 
     def __post_init__(self):
         if not self.temperature > 0:

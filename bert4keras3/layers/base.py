@@ -2,9 +2,11 @@
 
 import inspect
 
+from bert4keras3 import ops
 from bert4keras3.backend import get_activation
 from bert4keras3.ops import keras
 
+Policy = keras.dtype_policies.DTypePolicy
 register_layer = keras.saving.register_keras_serializable("bert4keras3")
 
 
@@ -22,7 +24,22 @@ class Configured:
         return config
 
 
-class Layer(Configured, keras.layers.Layer):
+class Direct:
+    """Mixin: within `ops.direct()` a call goes straight to the layer's `call`.
+
+    Keras casts inputs and variables between dtypes on the way; a layer that needs
+    that, or is quantised, goes that way.
+    """
+
+    def __call__(self, *args, **kwargs):
+        if ops.is_direct() and self.built:
+            policy = self.dtype_policy
+            if type(policy) is Policy and policy.compute_dtype == policy.variable_dtype:
+                return self.call(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+class Layer(Direct, Configured, keras.layers.Layer):
     """A Keras layer that passes masks on and knows its configuration."""
 
     def __init__(self, **kwargs):

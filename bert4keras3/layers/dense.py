@@ -1,12 +1,12 @@
 """Keras' `Dense`, with products that are fast for bfloat16 on a CPU too."""
 
 from bert4keras3 import ops
-from bert4keras3.layers.base import register_layer
+from bert4keras3.layers.base import Direct, register_layer
 from bert4keras3.ops import keras
 
 
 @register_layer
-class Dense(keras.layers.Dense):
+class Dense(Direct, keras.layers.Dense):
     """As `keras.layers.Dense`.
 
     Shapes: `(batch, ..., dim)` -> `(batch, ..., units)`.

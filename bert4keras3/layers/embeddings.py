@@ -1,12 +1,12 @@
 """Token embeddings, also used backwards as the output projection."""
 
 from bert4keras3 import ops
-from bert4keras3.layers.base import Configured, register_layer
+from bert4keras3.layers.base import Configured, Direct, register_layer
 from bert4keras3.ops import keras
 
 
 @register_layer
-class Embedding(Configured, keras.layers.Embedding):
+class Embedding(Direct, Configured, keras.layers.Embedding):
     """Keras' `Embedding`, with a padding mask that suits texts and a dense mode.
 
     Args:

@@ -1,12 +1,12 @@
 """Small layers that join, split or point at tensors."""
 
 from bert4keras3 import ops
-from bert4keras3.layers.base import Configured, Layer, register_layer
+from bert4keras3.layers.base import Configured, Direct, Layer, register_layer
 from bert4keras3.ops import keras
 
 
 @register_layer
-class Add(Configured, keras.layers.Add):
+class Add(Direct, Configured, keras.layers.Add):
     """Sum of tensors; a position is masked where any input with a mask masks it.
 
     Keras 3's `Add` drops the mask as soon as one input has none, so the sum of

@@ -30,6 +30,8 @@ class Decoding:
 
     def run(self, key, layer, inputs, arguments):
         """Call a layer; `key` names this call of it."""
+        if isinstance(layer, keras.layers.Dropout):
+            return inputs
         accepted = call_parameters(type(layer))
         context = {name: value for name, value in self.context.items() if name in accepted}
         arguments = {**arguments, **context}
