@@ -158,9 +158,9 @@ class OnTopOfOurs(LM_Mask, BERT):
         if self.attention_bias is None:
             ours = super().compute_attention_bias(inputs)
 
-            def not_the_third(mask):
-                keys = ops.cumsum(ops.ones_like(mask, dtype="int32"), axis=-1)
-                return ops.logical_and(mask, keys != 3)
+            def not_the_third(seen):
+                keys = ops.arange(ops.shape(seen)[-1])
+                return ops.logical_and(seen, keys != 2)
 
             self.attention_bias = self.apply(ours, Lambda, function=not_the_third, name="No-Third")
         return self.attention_bias
