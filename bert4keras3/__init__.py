@@ -14,6 +14,7 @@ _SUBMODULES = (
     "backend",
     "cli",
     "embedding",
+    "generation",
     "layers",
     "models",
     "ops",

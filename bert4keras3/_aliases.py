@@ -20,6 +20,7 @@ ALIASES = {
     "transformers": ("models",),
     "Models": ("models",),
     "Models.Berts": ("models",),
+    "Models.LLamas": ("models",),
 }
 
 

@@ -1,5 +1,9 @@
 """The documented tensor helpers.  KERAS_BACKEND=jax pytest tests/test_backend.py"""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -203,3 +207,30 @@ def test_half_rotation_is_a_rotation(rng):
     )
     interleaved = found.reshape(2, 5, 3, 2, 4).swapaxes(-1, -2).reshape(2, 5, 3, 8)
     assert_close(turned, interleaved)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the cache is JAX's")
+def test_compilation_cache(tmp_path):
+    """A second process finds what the first one compiled; one variable switches it on."""
+    code = (
+        "from bert4keras3.models import build_transformer_model\n"
+        "t = build_transformer_model(model='llama', vocab_size=9, hidden_size=8, max_position=64,"
+        " num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, hidden_act='silu',"
+        " with_lm='linear', return_keras_model=False)\n"
+        "t.generate([1, 2], 2)\n"
+    )
+    environment = {**os.environ, "BERT4KERAS3_COMPILATION_CACHE": str(tmp_path / "programs")}
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        kept.append(
+            {path.name for path in (tmp_path / "programs").iterdir() if "atime" not in path.name}
+        )
+    assert kept[0] and kept[0] == kept[1]
+
+
+def test_compilation_cache_elsewhere():
+    if keras.backend.backend() != "jax":
+        with pytest.warns(UserWarning, match="it has no effect"):
+            assert backend.enable_compilation_cache() is None

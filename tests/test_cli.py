@@ -214,6 +214,7 @@ def test_generate_prints_prompt_and_continuation(writer, generator, capfdbinary)
     )
 
 
+@pytest.mark.slow
 def test_generate_options_reach_the_model(writer, generator, capfdbinary):
     given = {"top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.5, "no_repeat_ngram": 2}
     options = [x for k, v in given.items() for x in (f"--{k.replace('_', '-')}", str(v))]
@@ -222,6 +223,7 @@ def test_generate_options_reach_the_model(writer, generator, capfdbinary):
     assert found == f"ab{expected}\n"
 
 
+@pytest.mark.slow
 def test_generate_samples_and_beams(writer, generator, capfdbinary):
     arguments = ("--model", writer, "--prompt", "ab", "--max-new-tokens", "9")
     expected = generator.generate("ab", 9, num_samples=3, seed=7, sampler="random")
@@ -246,6 +248,7 @@ def test_generate_reads_lines(writer, generator, texts, tmp_path, capfdbinary, m
     ]
 
 
+@pytest.mark.slow
 def test_generate_jsonl_of_one_prompt(writer, generator, capfdbinary):
     arguments = ("--model", writer, "--prompt", "ab", "--format", "jsonl", "--samples", "2")
     expected = generator.generate("ab", num_samples=2, **DRAWN)
@@ -253,6 +256,7 @@ def test_generate_jsonl_of_one_prompt(writer, generator, capfdbinary):
     assert found == [{"prompt": "ab", "text": text} for text in expected]
 
 
+@pytest.mark.slow
 def test_generate_in_bfloat16(writer, capfdbinary):
     before = keras.config.dtype_policy()
     arguments = ("--model", writer, "--prompt", "你好", "--max-new-tokens", "4")

@@ -280,14 +280,10 @@ def test_probabilities_generate_like_logits():
         build("llama", with_lm=head, penalty=1.5, temperature=0.7) for head in ("linear", True)
     )
     tokens = as_array(ROWS)
-    for mode, k in (("greedy", 1), ("topk", 5), ("topp", 0.8), ("topp", [0.8, 6])):
-        found = [
-            t.build_cache_model([LENGTH], END, mode, k, seed=3).predict(tokens, verbose=0)
-            for t in (logits, softmax)
-        ]
-        if mode == "greedy":
-            continue  # a penalty treats logits and log-probabilities differently
-        assert found[0].shape == found[1].shape
+    for transformer in (logits, softmax):
+        model = transformer.build_cache_model([LENGTH], END, "topp", [0.8, 6], seed=3)
+        found = model.predict(tokens, verbose=0)
+        assert ((found >= 0) & (found < 50)).all()
     plain = [build("llama", with_lm=head) for head in ("linear", True)]
     a, b = (t.build_cache_model([LENGTH], END).predict(tokens, verbose=0) for t in plain)
     np.testing.assert_array_equal(a, b)

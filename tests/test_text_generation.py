@@ -403,6 +403,7 @@ def test_a_stream_that_is_left_computes_no_further(generator):
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_the_end_token_is_not_part_of_the_text(generator):
     ids = generator.transformer.generate(generator.tokenizer.encode("The")[0], 12, **DRAWS)
     # Not a special token: decoding would write it.
@@ -438,6 +439,7 @@ def test_a_transformer_and_a_tokenizer(generator, folder):
     assert other.generate("The", 8) == generator.generate("The", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte fallback", "unigram", "word pieces"])
 def test_continuations_begin_with_their_blank(kind, tmp_path):
     generator = TextGenerator(save_folder(tmp_path, RUST[kind](), end_token_id=1))
@@ -469,6 +471,7 @@ def test_no_end_token_follows_the_prompt(tmp_path):
             generators[kind].generate(["The", ""], 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("application", ["lm", "unilm"])
 def test_bert(application):
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz床前明月光，。"]
@@ -483,6 +486,7 @@ def test_bert(application):
     assert text == "".join(pieces) and len(text) > 10
 
 
+@pytest.mark.slow
 def test_beams(generator):
     pytest.importorskip("bert4keras3.generation.beam")
     found = generator.generate(PROMPTS[:2], 8, num_beams=3, stop="no such")
@@ -514,7 +518,7 @@ def test_errors_of_the_model(folder, tmp_path, generator):
 def test_errors_come_at_the_call(method, generator):
     call = getattr(generator, method)
     for prompt in (7, None, ["The", 7]) if method == "generate" else (7, None, ["The"]):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="expected a str"):
             call(prompt, 4)
     with pytest.raises(ValueError, match="prompt 0 is empty"):
         call("", 4)
@@ -543,6 +547,7 @@ def test_nan_is_an_error(folder):
         list(generator.stream("The", 4))
 
 
+@pytest.mark.slow
 def test_options_are_those_of_the_model(generator):
     """Every option of `Options` reaches the model."""
     values = {

@@ -10,6 +10,7 @@ from bert4keras3.backend.activations import (
     set_gelu,
     swish,
 )
+from bert4keras3.backend.compilation import enable_compilation_cache, follow_environment
 from bert4keras3.backend.graph import search_layer
 from bert4keras3.backend.losses import (
     msparse_multilabel_categorical_crossentropy,
@@ -45,6 +46,7 @@ from bert4keras3.ops import keras, where
 K = keras.backend
 backlib = keras.backend.backend()
 is_tf_keras = False
+follow_environment()
 
 
 def get_available_gpus():

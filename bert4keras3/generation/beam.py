@@ -124,7 +124,7 @@ def search(transformer, plan, early_stopping, prompt_length, rows):
 
     def body(carry):
         logits, states = step_rows(transformer, carry)
-        return choose({**carry, "states": states}, logits)
+        return (choose({**carry, "states": states}, logits),)
 
     return ops.while_loop(goes_on, body, (choose(carry, logits),))[0]
 

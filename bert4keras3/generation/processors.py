@@ -93,7 +93,8 @@ class MinNewTokens:
     end_tokens: tuple
 
     def __call__(self, logits, carry):
-        early = carry["lengths"] - carry["starts"] < carry["settings"]["min_new_tokens"]
+        new = ops.cast(carry["lengths"] - carry["starts"], "float32")
+        early = new < carry["settings"]["min_new_tokens"]
         ends = _marks(self.end_tokens, logits.shape[-1])
         return ops.where(ops.logical_and(early[:, None], ends), NEVER, logits)
 

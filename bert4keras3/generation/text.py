@@ -155,6 +155,8 @@ class TextGenerator:
 
     def _encode(self, prompts):
         """Lists of ids."""
+        if not hasattr(prompts, "__iter__"):
+            raise TypeError(f"prompts: expected a str or several, got {type(prompts).__name__}")
         prompts = list(prompts)
         for i, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
