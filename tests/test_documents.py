@@ -19,7 +19,11 @@ SIGNATURES = {
     snippets.DataGenerator: "data batch_size buffer_size",
     layers.ScaleOffset: "scale offset conditional hidden_units hidden_activation",
     layers.LayerNormalization: "zero_mean unit_variance epsilon",
+    layers.RMSNormalization: "epsilon",
+    layers.LlamaLayerNorm: "epsilon",
     layers.FeedForward: "units activation use_bias kernel_initializer",
+    layers.GemmaFeedForward: "units use_bias kernel_initializer",
+    layers.LLamaFeedForward: "units activation use_bias kernel_initializer",
     layers.PositionEmbedding: (
         "input_dim output_dim merge_mode hierarchical embeddings_initializer custom_position_ids"
     ),
@@ -58,8 +62,16 @@ SIGNATURES = {
         "dropout_rate attention_dropout_rate embedding_size attention_head_size attention_key_size "
         "sequence_length keep_tokens compound_tokens residual_attention_scores "
         "ignore_invalid_weights autoresize_weights layers prefix name o_bias penalty "
-        "penalty_window max_penalty_range temperature"
+        "penalty_window max_penalty_range temperature mask_output"
     ),
+    models.Transformer.build_cache_model: (
+        "input_lengths end_token search_mode k progress_print index_bias"
+    ),
+    models.Gemma: (
+        "with_lm max_wavelength scaling_factor use_EinsumDense use_bias use_dense_bias input_scale "
+        "share_embedding rope_mode"
+    ),
+    models.Llama: "input_scale use_EinsumDense share_embedding",
     models.Transformer.build: (
         "attention_caches layer_norm_cond layer_norm_cond_hidden_size layer_norm_cond_hidden_act "
         "additional_input_layers"

@@ -215,6 +215,8 @@ def test_cache_model_as_documented(llama, unilm):
     for form in ([tokens], {"Input-Token": tokens}, tokens.tolist(), ops.convert_to_tensor(tokens)):
         np.testing.assert_array_equal(model.predict(form, verbose=0), found)
     np.testing.assert_array_equal(model.predict_on_batch(tokens), found)
+    batches = ((tokens[i : i + 2], None) for i in (0, 2))
+    np.testing.assert_array_equal(model.predict(batches, steps=2), found)
     # alone as in the batch
     np.testing.assert_array_equal(
         model.predict(tokens[:1], verbose=0)[0, : 4 + 3], found[0, : 4 + 3]

@@ -38,6 +38,28 @@ def test_h5(name, golden):
         assert_close(output, data[f"output_{i}"])
 
 
+def _cached(golden_cases):
+    if not golden_cases:
+        return []
+    index = json.loads((GOLDEN / "h5" / "index.json").read_text())
+    return [name for name in golden_cases if index[name]["cache"]]
+
+
+@pytest.mark.parametrize("name", _cached(_cases("h5")))
+def test_generation(name, golden):
+    case = json.loads((golden / "h5" / "index.json").read_text())[name]
+    transformer = build_transformer_model(
+        model=case["model"],
+        keras_weights_path=golden / "h5" / f"{name}.weights.h5",
+        return_keras_model=False,
+        **case["kwargs"],
+    )
+    data = np.load(golden / "h5" / f"{name}.npz")
+    inputs = [data[f"cache_input_{i}"] for i in range(len(transformer.inputs))]
+    model = transformer.build_cache_model([x.shape[1] for x in inputs], end_token=3)
+    np.testing.assert_array_equal(model.predict(inputs, verbose=0), data["cache_output"])
+
+
 @pytest.mark.parametrize("rows", ["A", "B"])
 @pytest.mark.parametrize("name", _cases("tf"))
 def test_tensorflow_checkpoint(name, rows, golden):

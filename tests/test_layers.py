@@ -13,15 +13,20 @@ from bert4keras3.layers import (
     AttentionBias,
     CausalMask,
     Concatenate1D,
+    Dense,
     Embedding,
     FeedForward,
     FirstToken,
+    GemmaFeedForward,
     LayerNormalization,
+    LLamaFeedForward,
+    LlamaLayerNorm,
     Loss,
     MultiHeadAttention,
     PositionEmbedding,
     RelativePositionEmbedding,
     RelativePositionEmbeddingT5,
+    RMSNormalization,
     RotaryEmbedding,
     ScaleOffset,
     SegmentMask,
@@ -78,6 +83,12 @@ CASES = {
         [X, (2, 4)],
         {},
     ),
+    "GemmaFeedForward": (lambda: GemmaFeedForward(6, use_bias=False), X, {}),
+    "LLamaFeedForward": (lambda: LLamaFeedForward(6, "silu"), X, {}),
+    "LlamaLayerNorm": (lambda: LlamaLayerNorm(epsilon=1e-3), X, {}),
+    "RMSNormalization": (lambda: RMSNormalization(1e-3), X, {}),
+    "CausalMask-window": (lambda: CausalMask(window=2), X, {}),
+    "Dense": (lambda: Dense(7, "relu"), X, {}),
     "MultiHeadAttention": (lambda: MultiHeadAttention(4, 3, out_dim=7), [X, Y, Y], {}),
     "MultiHeadAttention-scores": (
         lambda: MultiHeadAttention(2, 4, return_attention_scores=True, attention_dropout=0.1),
@@ -328,3 +339,60 @@ def test_initial_kernels_differ():
     layer = MultiHeadAttention(2, 4, kernel_initializer=keras.initializers.TruncatedNormal())
     layer(inputs_of([X, X, X]))
     assert np.abs(numpy(layer.q_dense.kernel) - numpy(layer.k_dense.kernel)).max() > 1e-3
+
+
+def test_root_mean_square_norms():
+    x, scale = draw(2, 3, 8), draw(8, seed=1)
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    for layer, factor in ((LlamaLayerNorm(), scale), (RMSNormalization(), 1 + scale)):
+        layer.build(x.shape)
+        initial = numpy(layer(tensor(x)))
+        assert_close(initial, normed)
+        layer.scale.assign(scale)
+        assert_close(numpy(layer(tensor(x))), normed * factor)
+
+
+def test_gated_feed_forwards():
+    """By name and order of their weights, which is file format."""
+    x = draw(2, 3, 4)
+    for layer, activation in (
+        (LLamaFeedForward(6, "silu", use_bias=False), backend.swish),
+        (LLamaFeedForward(6, ["relu"], use_bias=False), keras.activations.relu),
+        (GemmaFeedForward(6, use_bias=False), backend.gelu_tanh),
+    ):
+        found = numpy(layer(tensor(x)))
+        gate, up, down = layer.get_weights()
+        assert_close(found, (numpy(activation(tensor(x @ gate))) * (x @ up)) @ down)
+
+
+def test_llama_activation_is_computed_in_float32():
+    dtypes = []
+
+    def activation(x):
+        dtypes.append(keras.backend.standardize_dtype(x.dtype))
+        return x
+
+    layer = LLamaFeedForward(6, activation, dtype="bfloat16")
+    output = layer(ops.cast(tensor(draw(2, 3, 4)), "bfloat16"))
+    assert set(dtypes) == {"float32"}
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+
+
+def test_bfloat16_products_are_near_float32():
+    """One row, several rows, and the transposed table of tied embeddings."""
+    kernel = draw(64, 48)
+    for rows in ((1, 1), (1, 5), (3, 1)):
+        x = draw(*rows, 64)
+        for transposed in (False, True):
+            matrix = kernel.T if transposed else kernel
+            found = ops.project(
+                ops.cast(tensor(x), "bfloat16"), ops.cast(tensor(matrix), "bfloat16"), transposed
+            )
+            assert keras.backend.standardize_dtype(found.dtype) == "bfloat16"
+            assert_close(numpy(ops.cast(found, "float32")), x @ kernel, 2e-2)
+
+
+def test_sliding_window():
+    seen = numpy(CausalMask(window=2)(tensor(draw(1, 4, 2))))
+    expected = np.tril(np.ones((4, 4), bool)) & ~np.tril(np.ones((4, 4), bool), -2)
+    np.testing.assert_array_equal(seen, expected)

@@ -3,7 +3,6 @@
 import argparse
 import math
 from itertools import chain
-from pathlib import Path
 
 from bert4keras3.cli.common import (
     check_model,
@@ -14,8 +13,7 @@ from bert4keras3.cli.common import (
     read_lines,
     without_start_noise,
 )
-
-POET = Path(__file__).resolve().parent.parent / "data" / "poet"
+from bert4keras3.data import POET
 
 EPILOG = """\
 examples:

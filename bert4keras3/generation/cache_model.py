@@ -2,6 +2,7 @@
 
 import random
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -59,7 +60,10 @@ class CacheModel(keras.Model):
         """Complete the inputs; `training` is accepted in both spellings and ignored."""
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if not _is_concrete(inputs[0]):
-            return self._complete(self.length, *inputs, self._seeds(inputs[0].shape[0] or 1))
+            rows = inputs[0].shape[0]
+            if rows is None:
+                raise ValueError("within a traced function, the number of rows must be known")
+            return self._complete(self.length, *inputs, self._seeds(rows))
         arrays = self._check([ops.convert_to_numpy(x) for x in inputs])
         return ops.convert_to_tensor(self._run(arrays))
 
@@ -67,10 +71,12 @@ class CacheModel(keras.Model):
         """Complete arrays of any number of rows.
 
         Args:
-            x: an array `(rows, length)`, a list of them as the inputs are, or what
-                `keras.Model.predict` takes besides.
+            x: an array `(rows, length)`, a list of them as the inputs are, or an
+                iterable of such batches (a dataset, a generator).
             batch_size: rows at a time, 32 by default.
             verbose: 0 for no progress bar; 'auto' shows one for several batches.
+            steps: of an iterable, how many batches.
+            callbacks: accepted and not called.
 
         Returns:
             int32 `(rows, length)`.
@@ -82,7 +88,8 @@ class CacheModel(keras.Model):
         """
         arrays = self._arrays(x)
         if arrays is None:
-            return super().predict(x, batch_size, verbose, steps, callbacks)
+            batches = (batch[0] if isinstance(batch, tuple) else batch for batch in x)
+            return np.concatenate([self.predict_on_batch(b) for b in islice(batches, steps)])
         arrays = self._check(arrays)
         size = whole("batch_size", 32 if batch_size is None else batch_size, 1)
         starts = range(0, len(arrays[0]), size)
@@ -156,7 +163,7 @@ class CacheModel(keras.Model):
         return row_seeds(self._random.getrandbits(32), range(rows))
 
     def _arrays(self, x):
-        """The inputs as numpy arrays; None for what only Keras knows to read."""
+        """The inputs as numpy arrays; None for an iterable of batches."""
         if isinstance(x, dict):
             x = [x[tensor.name] for tensor in self.transformer.inputs]
         several = isinstance(x, (list, tuple))

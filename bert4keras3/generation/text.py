@@ -4,6 +4,7 @@ import os
 from contextlib import closing
 from pathlib import Path
 
+from bert4keras3.data import POET
 from bert4keras3.generation.options import token_ids
 from bert4keras3.generation.pieces import IncrementalDecoder, StopCutter
 from bert4keras3.generation.prompts import check_generates
@@ -32,7 +33,8 @@ class TextGenerator:
     token.
 
     Args:
-        model: a Hugging Face folder; or a built `Transformer`, which takes a tokenizer.
+        model: a Hugging Face folder, by default that of the packaged poet; or a built
+            `Transformer`, which takes a tokenizer.
         tokenizer: None for the folder's own.
         **kwargs: arguments of `build_transformer_model` for a folder.
 
@@ -47,7 +49,7 @@ class TextGenerator:
         TypeError: a model of another kind, or arguments that do not go with it.
     """
 
-    def __init__(self, model, tokenizer=None, **kwargs):
+    def __init__(self, model=POET, tokenizer=None, **kwargs):
         folder = Path(model) if isinstance(model, (str, os.PathLike)) else None
         if folder is not None:
             if not folder.is_dir():

@@ -29,12 +29,12 @@ class Gemma(LM_Mask, BERT):
         max_wavelength: base of the rotary frequencies.
         scaling_factor: positions are divided by it (linear scaling).
         use_EinsumDense: attention projections keep a heads axis in their kernels.
-        flatten_o_dense: its output projection does not.
         use_bias: biases of the query, key and value projections.
         use_dense_bias: biases of the feed-forward layers.
         input_scale: multiply token vectors by sqrt(hidden_size).
         share_embedding: the output projection is the token table.
         rope_mode: 'keras' turns first half against second half, 'su' neighbours.
+        flatten_o_dense: with use_EinsumDense, the output projection has no heads axis.
         rope_scaling: how frequencies are stretched, see `rotary_frequencies`.
         sliding_window: tokens a query sees back, itself among them; None for all.
         layer_types: `'sliding_attention'` or `'full_attention'` for each block; by
@@ -65,12 +65,12 @@ class Gemma(LM_Mask, BERT):
         max_wavelength=10000.0,
         scaling_factor=1.0,
         use_EinsumDense=True,
-        flatten_o_dense=False,
         use_bias=False,
         use_dense_bias=False,
         input_scale=True,
         share_embedding=True,
         rope_mode="keras",
+        flatten_o_dense=False,
         rope_scaling=None,
         sliding_window=None,
         layer_types=None,
