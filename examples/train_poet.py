@@ -203,13 +203,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add = parser.add_argument
     texts, output = DATA / "tang_song_poems.txt", DATA / "poet"
-    parser.add_argument("--texts", type=Path, default=texts, metavar="FILE", help="the poems")
-    parser.add_argument("--output", type=Path, default=output, metavar="FOLDER", help="the model")
-    parser.add_argument(
-        "--epochs", type=int, default=60, metavar="N", help="at most; the learning rate ends there"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="repeats a training")
+    add("--texts", type=Path, default=texts, help="poems to learn; those of the package")
+    add("--output", type=Path, default=output, help="folder to write; the package's data/poet")
+    add("--epochs", type=int, default=60, help="at most; the learning rate falls until then; 60")
+    add("--seed", type=int, default=0, help="the same one gives the same model; 0")
     args = parser.parse_args()
 
     keras.utils.set_random_seed(args.seed)
