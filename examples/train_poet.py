@@ -1,6 +1,6 @@
 """Train a small Llama until it knows a book of poems by heart; save it in Hugging Face form.
 
-    python examples/train_poet.py                    # the poems of this package, some 10 minutes
+    python examples/train_poet.py                    # the poems of this package: 10 minutes
     python examples/train_poet.py --texts POEMS.txt --output FOLDER
 
 A poem is `《title》`, `作者：author` and its lines, and a blank line ends it. The model goes on
