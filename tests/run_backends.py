@@ -35,8 +35,12 @@ def run(backend, marks, arguments):
             "KERAS_BACKEND": backend,
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "TOKENIZERS_PARALLELISM": "false",
-            # Each worker has a core; torch's threads would wait for each other.
+            # Each worker has a core; more threads would wait for each other.
             "OMP_NUM_THREADS": "1",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "1",
+            # Programs run for milliseconds and compile for seconds.
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
         }
         ended = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         counts = read_counts(report) if report.exists() else Counter()
