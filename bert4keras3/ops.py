@@ -75,6 +75,34 @@ def write_rows(cache, rows, positions):
     return _keras_ops.scatter_update(cache, indices, _keras_ops.cast(values, cache.dtype))
 
 
+def write_heads(cache, rows, positions):
+    """Write new keys or values into a cache that has its heads first.
+
+    Args:
+        cache: `(batch, heads, slots, size)`; the slots of a head lie together, as
+            the products of a decoding step read them.
+        rows: `(batch, n, heads, size)`, the new ones.
+        positions: int `(batch, n)`, as for `write_rows`.
+
+    Returns:
+        The cache with the rows written, same shape and dtype.
+    """
+    batch, heads, slots = _keras_ops.shape(cache)[:3]
+    n = _keras_ops.shape(rows)[1]
+    positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
+    row_ids = _keras_ops.arange(batch, dtype="int32")[:, None, None]
+    head_ids = _keras_ops.arange(heads, dtype="int32")[None, None]
+    places = (row_ids, head_ids, positions[:, :, None])
+    rows = _keras_ops.cast(rows, cache.dtype)
+    if is_direct() and keras.backend.backend() == "torch":
+        cache = cache.clone() if 0 in cache.stride() else cache
+        cache[places] = rows
+        return cache
+    places = [_keras_ops.broadcast_to(place, (batch, n, heads)) for place in places]
+    indices = _keras_ops.reshape(_keras_ops.stack(places, axis=-1), (-1, 3))
+    return _keras_ops.scatter_update(cache, indices, _keras_ops.reshape(rows, (-1, rows.shape[-1])))
+
+
 def project(x, kernel, transposed=False):
     """x times a matrix of weights.
 
@@ -106,14 +134,28 @@ def project(x, kernel, transposed=False):
     return _keras_ops.reshape(product, (*x.shape[:-1], units))
 
 
+def cache_dtype(dtype):
+    """The dtype of a cache for values of a dtype: float32 for bfloat16 on JAX's CPU backend.
+
+    XLA has no bfloat16 scatter there: each write would convert the whole cache
+    twice. A cache is small beside the weights.
+    """
+    slow = dtype == "bfloat16" and _is_jax_on_cpu()
+    return "float32" if slow else dtype
+
+
 def _is_bfloat16_on_cpu(*tensors):
     """Whether these are bfloat16 tensors of JAX on a CPU."""
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
+    return dtypes == {"bfloat16"} and _is_jax_on_cpu()
+
+
+def _is_jax_on_cpu():
     if keras.backend.backend() != "jax":
         return False
     import jax
 
-    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
-    return dtypes == {"bfloat16"} and jax.default_backend() == "cpu"
+    return jax.default_backend() == "cpu"
 
 
 def fill(variable, array):

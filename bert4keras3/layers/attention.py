@@ -76,7 +76,8 @@ class MultiHeadAttention(Layer):
         GQA_mode="llama",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Keras would cast the caches; the projections cast what they are given.
+        super().__init__(autocast=False, **kwargs)
         self.heads = heads
         self.head_size = head_size
         self.out_dim = out_dim or heads * head_size
@@ -204,7 +205,7 @@ class MultiHeadAttention(Layer):
             cache_update_index: the slot the new keys start at follows the cache
                 in the inputs; without it the cache is attended as it is.
                 `is_cache_update_index` is another name for it.
-            state: `{"k", "v"}` of `(batch, slots, heads, size)`: keys and values
+            state: `{"k", "v"}` of `(batch, heads, slots, size)`: keys and values
                 so far. New ones are written at `positions`.
             positions: int `(batch, n)`, in a decoding step.
             lengths: int `(batch,)`, slots that hold tokens after this step.
@@ -220,22 +221,25 @@ class MultiHeadAttention(Layer):
         query, key, value = self._project(*parts["qkv"])
         query, key = self._rotate(query, key, parts, positions)
         visible = mask[2] if mask is not None and len(mask) > 2 else None
-        if state is not None:
+        if state is None:
+            key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (key, value))
+        else:
             if positions is not None and (indexed or not use_cache):
                 state = {
-                    "k": ops.write_rows(state["k"], key, positions),
-                    "v": ops.write_rows(state["v"], value, positions),
+                    "k": ops.write_heads(state["k"], key, positions),
+                    "v": ops.write_heads(state["v"], value, positions),
                 }
             key, value = state["k"], state["v"]
             visible = None
             if lengths is not None:
-                slots = ops.arange(ops.shape(key)[1], dtype="int32")
+                slots = ops.arange(ops.shape(key)[2], dtype="int32")
                 visible = slots[None] < ops.cast(lengths, "int32")[:, None]
         output, scores = self._attend(query, key, value, visible, parts, training)
         output = self._project_output(output)
         result = [output, scores] if self.return_attention_scores else output
         if use_cache:
-            return result, ops.stack([state["k"], state["v"]], axis=1)
+            stacked = ops.stack([state["k"], state["v"]], axis=1)
+            return result, ops.transpose(stacked, (0, 1, 3, 2, 4))
         return result if state is None else (result, state)
 
     def _take_inputs(self, inputs, a_bias, p_bias, use_cache, indexed):
@@ -259,6 +263,7 @@ class MultiHeadAttention(Layer):
     def _unstack(self, parts):
         """State and positions of a stacked cache among the inputs."""
         cache = ops.cast(parts["cache"], self.compute_dtype)
+        cache = ops.transpose(cache, (0, 1, 3, 2, 4))
         state = {"k": cache[:, 0], "v": cache[:, 1]}
         if "index" not in parts:
             return state, None
@@ -282,16 +287,19 @@ class MultiHeadAttention(Layer):
         return [rotate_halves(x, p, *settings) for x, p in zip((query, key), both, strict=True)]
 
     def _attend(self, query, key, value, visible, parts, training):
-        """Weighted values `(batch, n, query_head, head_size)` and the scores."""
+        """Weighted values `(batch, n, query_head, head_size)` and the scores.
+
+        Keys and values are `(batch, heads, m, size)`.
+        """
+        query = ops.cast(query, key.dtype)
         groups = self.query_head // self.heads
-        n, m = ops.shape(query)[1], ops.shape(key)[1]
+        n, m = ops.shape(query)[1], ops.shape(key)[2]
         # Query heads of one key head are folded into the length: one product for all of them.
         q = ops.reshape(query, (-1, n, self.heads, groups, self.key_size))
         q = ops.reshape(
             ops.transpose(q, (0, 2, 3, 1, 4)), (-1, self.heads, groups * n, self.key_size)
         )
-        k = ops.transpose(key, (0, 2, 3, 1))
-        v = ops.transpose(value, (0, 2, 1, 3))
+        k = ops.transpose(key, (0, 1, 3, 2))
         scores = ops.reshape(ops.matmul(q, k), (-1, self.query_head, n, m))
         scores = self._scale(self._add_relative(scores, query, parts))
         bias = parts.get("attention_bias")
@@ -301,12 +309,13 @@ class MultiHeadAttention(Layer):
         if self.attention_dropout:
             weights = self.dropout(weights, training=training)
         folded = ops.reshape(weights, (-1, self.heads, groups * n, m))
-        output = ops.reshape(ops.matmul(folded, v), (-1, self.query_head, n, self.head_size))
+        output = ops.matmul(folded, value)
+        output = ops.reshape(output, (-1, self.query_head, n, self.head_size))
         output = ops.transpose(output, (0, 2, 1, 3))
         if parts["p_bias"] == "typical_relative":
             equation = _relative_equation("bhjk,{}jkd->bjhd", parts["typical_relative"])
             output = output + ops.einsum(equation, weights, parts["typical_relative"])
-        return output, scores
+        return ops.cast(output, self.compute_dtype), ops.cast(scores, self.compute_dtype)
 
     def _add_relative(self, scores, query, parts):
         """Relative position terms; they are scaled together with the scores."""
@@ -326,11 +335,11 @@ class MultiHeadAttention(Layer):
     # ------------------------------------------------------------------ state
 
     def initial_state(self, batch, slots):
-        """Empty keys and values: `{"k", "v"}` of `(batch, slots, heads, size)`."""
-        shape = (batch, slots, self.heads)
+        """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`."""
+        shape, dtype = (batch, self.heads, slots), ops.cache_dtype(self.compute_dtype)
         return {
-            "k": ops.zeros((*shape, self.key_size), dtype=self.compute_dtype),
-            "v": ops.zeros((*shape, self.head_size), dtype=self.compute_dtype),
+            "k": ops.zeros((*shape, self.key_size), dtype=dtype),
+            "v": ops.zeros((*shape, self.head_size), dtype=dtype),
         }
 
     # ------------------------------------------------------------------ specs
