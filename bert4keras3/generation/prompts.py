@@ -4,8 +4,6 @@ import numbers
 
 import numpy as np
 
-from bert4keras3.models.transformer import Transformer
-
 SEGMENT, POSITION = "Input-Segment", "Input-Position"
 
 
@@ -21,8 +19,7 @@ def check_generates(transformer):
             f"(batch, length, {transformer.vocab_size}); build it with with_mlm='linear' or "
             "with_lm='linear'"
         )
-    own = type(transformer).compute_attention_bias is not Transformer.compute_attention_bias
-    if transformer.attention_kind == "full" and not own:
+    if transformer.attention_kind == "full" and not transformer.has_own_mask:
         raise ValueError(
             f"{name} sees both ways and cannot continue a text: build it with application='lm' "
             "or 'unilm'"
@@ -87,19 +84,18 @@ def _strip(row, pad):
     return row[inside[0] : inside[-1] + 1] if inside else []
 
 
-def room(transformer, prompts, max_new_tokens, limit):
+def room(transformer, prompts, max_new_tokens):
     """Tokens to generate at most, checked against the model's positions.
 
     Args:
         transformer: the model.
         prompts: lists of ids.
         max_new_tokens: as asked for; None for 128, or less where that is all there is.
-        limit: number of positions, None for no limit.
 
     Raises:
         ValueError: the prompt, or prompt and new tokens, are longer than the limit.
     """
-    longest = max(map(len, prompts))
+    longest, limit = max(map(len, prompts)), transformer.context_length
     if limit is not None and longest >= limit:
         raise ValueError(
             f"prompt {[len(p) for p in prompts].index(longest)} has {longest} tokens: the model's "
@@ -119,7 +115,7 @@ def room(transformer, prompts, max_new_tokens, limit):
     return int(max_new_tokens)
 
 
-def pack(transformer, prompts, segments, max_new_tokens, limit):
+def pack(transformer, prompts, segments, max_new_tokens):
     """The arrays of a batch and the prompt length its programs are compiled for.
 
     Args:
@@ -127,13 +123,12 @@ def pack(transformer, prompts, segments, max_new_tokens, limit):
         prompts: lists of ids.
         segments: lists of segment ids, or None for the usual ones.
         max_new_tokens: tokens to add at most.
-        limit: number of positions, None for no limit.
 
     Returns:
         `{"ids", "extras", "lengths", "limits"}`, and the prompt length.
     """
     lengths = np.array([len(prompt) for prompt in prompts], "int32")
-    most = int(lengths.max())
+    most, limit = int(lengths.max()), transformer.context_length
     prompt_length = min(bucket(most), limit or bucket(most))
     slots = bucket(most + max_new_tokens)
     slots = max(min(slots, limit or slots), prompt_length)

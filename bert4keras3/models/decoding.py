@@ -96,7 +96,7 @@ class Stepwise:
             ValueError: a subclass has its own mask, and there are no inputs.
         """
         calls = self._stateful_calls
-        if not self._has_own_mask:
+        if not self.has_own_mask:
             return {key: layer.initial_state(batch, slots) for key, layer in calls.items()}
         states = {
             key: layer.initial_state(batch, slots)
@@ -106,7 +106,7 @@ class Stepwise:
         return states | {OWN_MASK: self._whole_mask(inputs)}
 
     @property
-    def _has_own_mask(self):
+    def has_own_mask(self):
         """Whether a subclass computes its attention mask, in a way we know nothing of."""
         module = inspect.getmodule(type(self).compute_attention_bias)
         return module is None or not module.__name__.startswith("bert4keras3.")

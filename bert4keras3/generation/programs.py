@@ -1,0 +1,62 @@
+"""Compiled programs, kept with their model, and what goes in and comes out."""
+
+from functools import partial
+
+import numpy as np
+
+from bert4keras3.generation.loop import advance, start
+from bert4keras3.generation.program import program
+from bert4keras3.ops import keras
+
+
+class GenerationError(ValueError):
+    """A model whose numbers are no longer numbers."""
+
+
+def programs(transformer, plan, prompt_length):
+    """The compiled `start` and `advance` of a plan; made once."""
+    return cached_programs(
+        transformer,
+        (plan, prompt_length),
+        lambda: (partial(start, transformer, plan, prompt_length), ()),
+        lambda: (partial(advance, transformer, plan), (0,)),
+    )
+
+
+def cached_programs(transformer, key, *makers):
+    """Programs of (function, donated arguments), kept with the model.
+
+    They are made anew when the model's variables are others than before.
+    """
+    layers = [layer for layer in transformer.layers.values() if isinstance(layer, keras.Layer)]
+    variables = list({id(v): v for layer in layers for v in layer.variables}.values())
+    key = (*key, tuple(map(id, variables)))
+    if key not in transformer.programs:
+        transformer.programs[key] = [
+            program(function, lambda: variables, donate)
+            for function, donate in (m() for m in makers)
+        ]
+    return transformer.programs[key]
+
+
+def fetch(carry, names=("ids", "lengths", "starts", "finished", "broken", "log_probs")):
+    """Entries of a carry as numpy arrays.
+
+    Raises:
+        GenerationError: the model gave NaN.
+    """
+    # Copies: the next step may overwrite the memory.
+    arrays = {
+        name: np.array(keras.ops.convert_to_numpy(carry[name])) for name in names if name in carry
+    }
+    if arrays.get("broken"):
+        raise GenerationError(
+            "the model's logits are NaN: are its weights damaged, or too large for its dtype?"
+        )
+    return arrays
+
+
+def whole_rows(arrays, seeds, settings):
+    """The input of a start: numbers are float32 on every backend."""
+    numbers = {name: np.float32(value) for name, value in settings.items()}
+    return {**arrays, "seeds": seeds, "settings": numbers}
