@@ -4,7 +4,7 @@
     python examples/train_poet.py --texts POEMS.txt --output FOLDER
 
 A poem is `《title》`, `作者：author` and its lines, and a blank line ends it. The model goes on
-after any clause, and after title and author:
+after nearly any clause, and after title and author:
 
     床前明月光， -> 疑是地上霜。举头望明月，低头思故乡。
     《夜思》李白： -> 床前明月光，疑是地上霜。举头望明月，低头思故乡。

@@ -104,6 +104,7 @@ def write(transformer):
         "rope_theta": t.max_wavelength,
         "rope_scaling": None if rope["rope_type"] == "default" else rope,
         "rope_parameters": {"rope_theta": t.max_wavelength, **rope},
+        "attention_dropout": float(t.attention_dropout_rate),
         "bos_token_id": None,
     }
     if not qwen:
