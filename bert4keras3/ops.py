@@ -62,17 +62,9 @@ def write_rows(cache, rows, positions):
         The cache with the rows written, same shape and dtype.
     """
     batch, slots = _keras_ops.shape(cache)[:2]
-    n = _keras_ops.shape(rows)[1]
     positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
-    if is_direct() and keras.backend.backend() == "torch":
-        # A repeated row is one row in memory, seen several times.
-        cache = cache.clone() if 0 in cache.stride() else cache
-        cache[_keras_ops.arange(batch)[:, None], positions] = _keras_ops.cast(rows, cache.dtype)
-        return cache
-    row_ids = _keras_ops.broadcast_to(_keras_ops.arange(batch, dtype="int32")[:, None], (batch, n))
-    indices = _keras_ops.reshape(_keras_ops.stack([row_ids, positions], axis=-1), (-1, 2))
-    values = _keras_ops.reshape(rows, (-1, *rows.shape[2:]))
-    return _keras_ops.scatter_update(cache, indices, _keras_ops.cast(values, cache.dtype))
+    row_ids = _keras_ops.arange(batch, dtype="int32")[:, None]
+    return _write(cache, (row_ids, positions), rows, _keras_ops.shape(rows)[:2])
 
 
 def write_heads(cache, rows, positions):
@@ -88,19 +80,25 @@ def write_heads(cache, rows, positions):
         The cache with the rows written, same shape and dtype.
     """
     batch, heads, slots = _keras_ops.shape(cache)[:3]
-    n = _keras_ops.shape(rows)[1]
     positions = _keras_ops.minimum(_keras_ops.cast(positions, "int32"), slots - 1)
     row_ids = _keras_ops.arange(batch, dtype="int32")[:, None, None]
     head_ids = _keras_ops.arange(heads, dtype="int32")[None, None]
     places = (row_ids, head_ids, positions[:, :, None])
+    return _write(cache, places, rows, _keras_ops.shape(rows)[:3])
+
+
+def _write(cache, places, rows, shape):
+    """Write rows, `shape` of them, at places that broadcast to this shape."""
     rows = _keras_ops.cast(rows, cache.dtype)
     if is_direct() and keras.backend.backend() == "torch":
+        # A repeated row is one row in memory, seen several times.
         cache = cache.clone() if 0 in cache.stride() else cache
         cache[places] = rows
         return cache
-    places = [_keras_ops.broadcast_to(place, (batch, n, heads)) for place in places]
-    indices = _keras_ops.reshape(_keras_ops.stack(places, axis=-1), (-1, 3))
-    return _keras_ops.scatter_update(cache, indices, _keras_ops.reshape(rows, (-1, rows.shape[-1])))
+    places = [_keras_ops.broadcast_to(place, shape) for place in places]
+    indices = _keras_ops.reshape(_keras_ops.stack(places, axis=-1), (-1, len(places)))
+    values = _keras_ops.reshape(rows, (-1, *rows.shape[len(places) :]))
+    return _keras_ops.scatter_update(cache, indices, values)
 
 
 def project(x, kernel, transposed=False):

@@ -209,6 +209,8 @@ def test_cache_model_as_documented(llama, unilm):
     np.testing.assert_array_equal(ops.convert_to_numpy(direct), found)
     model.compile(jit_compile=True)
     np.testing.assert_array_equal(model.predict(inputs, batch_size=3, verbose=0), found)
+    model.compile(jit_compile=False)
+    np.testing.assert_array_equal(model.predict(inputs, batch_size=3, verbose=0), found)
 
     model = llama.build_cache_model([LENGTH], END)
     found = model.predict(tokens, verbose=0)

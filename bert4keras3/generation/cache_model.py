@@ -114,7 +114,10 @@ class CacheModel(keras.Model):
         prompt_length = min(bucket(longest), self.length)
         key = ("cache_model", self.plan, prompt_length, self.length, self.index_bias, self.compiles)
         (run,) = cached_programs(
-            self.transformer, key, lambda: (partial(self._complete, prompt_length), ())
+            self.transformer,
+            key,
+            lambda: (partial(self._complete, prompt_length), ()),
+            compiles=self.compiles,
         )
         completed = np.array(ops.convert_to_numpy(run(*arrays, self._seeds(len(tokens)))))
         if (completed < 0).any():

@@ -43,7 +43,7 @@ def generate(
             length_penalty=length_penalty,
             early_stopping=early_stopping,
         )
-    results, seed = [], options.make_seed()
+    seed = options.make_seed()
     # Rows of like lengths go together; the results come in the order of the prompts.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -121,7 +121,6 @@ def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **option
 def _stream(begin, go_on, rows, single):
     """Yields ids, or (row, id) of several rows, in the order of their positions."""
     chunk = 1 if keras.backend.backend() == "torch" else FIRST_CHUNK
-    growing = chunk > 1
     carry = begin(rows)
     known = rows["lengths"]
     while True:
@@ -135,4 +134,4 @@ def _stream(begin, go_on, rows, single):
             return
         known = seen["lengths"]
         carry = go_on(carry, np.int32(chunk))
-        chunk = min(chunk * 2, LAST_CHUNK) if growing else chunk
+        chunk = chunk if chunk == 1 else min(chunk * 2, LAST_CHUNK)

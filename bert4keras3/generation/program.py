@@ -14,7 +14,7 @@ def program(function, variables, donate=(), compiles=True):
 
     Args:
         function: a function of pytrees of tensors that returns one.
-        variables: a function that returns the Keras variables it reads.
+        variables: the Keras variables it reads.
         donate: numbers of the arguments that are not used afterwards.
         compiles: False runs it operation by operation where the backend can.
 
@@ -28,13 +28,13 @@ def _jax_program(function, variables, donate, compiles):
     import jax
 
     def pure(values, *arguments):
-        mapping = zip(variables(), values, strict=True)
+        mapping = zip(variables, values, strict=True)
         with keras.StatelessScope(state_mapping=list(mapping)):
             return function(*arguments)
 
     # Variables are passed in: a program that held them would bake them in.
     compiled = jax.jit(pure, donate_argnums=[1 + i for i in donate])
-    return lambda *arguments: compiled([v.value for v in variables()], *arguments)
+    return lambda *arguments: compiled([v.value for v in variables], *arguments)
 
 
 def _tensorflow_program(function, variables, donate, compiles):

@@ -23,17 +23,18 @@ def programs(transformer, plan, prompt_length):
     )
 
 
-def cached_programs(transformer, key, *makers):
+def cached_programs(transformer, key, *makers, compiles=True):
     """Programs of (function, donated arguments), kept with the model.
 
     They are made anew when the model's variables are others than before.
+    `compiles` is that of `program`, and belongs into the key where it varies.
     """
     layers = [layer for layer in transformer.layers.values() if isinstance(layer, keras.Layer)]
     variables = list({id(v): v for layer in layers for v in layer.variables}.values())
     key = (*key, tuple(map(id, variables)))
     if key not in transformer.programs:
         transformer.programs[key] = [
-            program(function, lambda: variables, donate)
+            program(function, variables, donate, compiles)
             for function, donate in (m() for m in makers)
         ]
     return transformer.programs[key]

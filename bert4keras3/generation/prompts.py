@@ -4,6 +4,8 @@ import numbers
 
 import numpy as np
 
+from bert4keras3.generation.options import whole
+
 SEGMENT, POSITION = "Input-Segment", "Input-Position"
 
 
@@ -103,16 +105,13 @@ def room(transformer, prompts, max_new_tokens):
         )
     if max_new_tokens is None:
         return 128 if limit is None else min(128, limit - longest)
-    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 1:
-        raise ValueError(
-            f"max_new_tokens: expected a whole number from 1 on, got {max_new_tokens!r}"
-        )
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
     if limit is not None and longest + max_new_tokens > limit:
         raise ValueError(
             f"max_new_tokens={max_new_tokens} after a prompt of {longest} tokens goes beyond the "
             f"model's max_position {limit}"
         )
-    return int(max_new_tokens)
+    return max_new_tokens
 
 
 def pack(transformer, prompts, segments, max_new_tokens):
