@@ -204,6 +204,16 @@ def prefill(make, peers, turns):
             compare(name, ours, theirs, prompts(rows, PROMPT), turns, "prefill")
 
 
+def whole(make, peers, turns):
+    """Whole generations, prefill included: 33 tokens after 128."""
+    ours = make("ours", "float32")
+    for peer in peers:
+        theirs = make(peer, "float32")
+        for rows in (1, 8):
+            name = f"{LONGEST} new tokens, {rows} x {PROMPT} | {peer}"
+            compare(name, ours, theirs, prompts(rows, PROMPT), turns, "whole")
+
+
 def ragged(make, peers, turns):
     """Prompts of 16 to 512 tokens; a peer that pads pays for the longest."""
     ours = make("ours", "float32")
@@ -224,7 +234,13 @@ def second_prompt(make, peers, turns):
         print(f"first token of a first and a second prompt, {name:14} {first:.2f} s {second:.2f} s")
 
 
-PARTS = {"decode": decode, "prefill": prefill, "ragged": ragged, "second_prompt": second_prompt}
+PARTS = {
+    "decode": decode,
+    "prefill": prefill,
+    "whole": whole,
+    "ragged": ragged,
+    "second_prompt": second_prompt,
+}
 
 
 def main():

@@ -5,22 +5,28 @@ import sys
 from types import ModuleType
 
 _POSITIONS = ("layers.embeddings", "layers.positions")
+_ATTENTIONS = ("layers.attention", "layers.gated_attention", "layers.disentangled")
 
 # alias: modules whose public names it offers
 ALIASES = {
     "layers.LayerNorms": ("layers.norms",),
     "layers.FFN": ("layers.feed_forward",),
     "layers.Embeddings": _POSITIONS,
-    "layers.Attentions": ("layers.attention",),
+    "layers.Attentions": _ATTENTIONS,
     "Layers_add": ("layers",),
     "Layers_add.LayerNorms": ("layers.norms",),
     "Layers_add.FFN": ("layers.feed_forward",),
     "Layers_add.Embeddings": _POSITIONS,
-    "Layers_add.Attentions": ("layers.attention",),
+    "Layers_add.Attentions": _ATTENTIONS,
     "transformers": ("models",),
     "Models": ("models",),
-    "Models.Berts": ("models",),
-    "Models.LLamas": ("models",),
+    **dict.fromkeys(
+        [
+            f"Models.{name}"
+            for name in ("Berts", "Alberts", "Roformers", "GPTs", "GAUs", "Deberta", "LLamas")
+        ],
+        ("models",),
+    ),
 }
 
 

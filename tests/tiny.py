@@ -24,6 +24,21 @@ ENCODERS = {
     "bert_realformer": {"model": "bert", "residual_attention_scores": True},
     "bert_wide_keys": {"model": "bert", "attention_key_size": 12, "attention_head_size": 10},
     "roberta": {"model": "roberta", "position_offset": 2, "position_skips_padding": True},
+    "distilbert": {"model": "distilbert", "with_mlm": "linear"},
+    "bert_classifier": {"model": "bert", "head": "sequence_classification", "num_labels": 3},
+    "albert": {"model": "albert", "embedding_size": 8, "with_pool": True, "with_mlm": "linear"},
+    "albert_unshared": {"model": "albert_unshared"},
+    "nezha": {"model": "nezha", "with_nsp": True},
+    "electra": {"model": "electra", "embedding_size": 8, "with_discriminator": True},
+    "electra_generator": {"model": "electra", "head": "masked_lm"},
+    "roformer": {"model": "roformer", "with_pool": "linear", "with_mlm": "linear"},
+    "roformer_positions": {"model": "roformer", "custom_position_ids": True},
+    "roformer_v2": {"model": "roformer_v2", "embedding_size": 8, "with_mlm": "linear"},
+    "roformer_v2_tagger": {"model": "roformer_v2", "head": "token_classification"},
+    "gau": {"model": "gau", "attention_key_size": 8, "hidden_act": "swish", "with_mlm": "linear"},
+    "deberta": {"model": "deberta", "bucket_size": 4, "with_mlm": "linear"},
+    "deberta_segments": {"model": "deberta", "bucket_size": 4, "segment_vocab_size": 2},
+    "gpt2_classifier": {"model": "gpt2", "head": "sequence_classification"},
 }
 DECODERS = {
     "bert_lm": {"model": "bert", "application": "lm", "with_mlm": "linear"},
@@ -55,6 +70,51 @@ DECODERS = {
         "layer_types": ["full_attention", "sliding_attention"],
         "share_embedding": True,
     },
+    "albert_lm": {"model": "albert", "application": "lm", "with_mlm": "linear"},
+    "albert_unilm": {"model": "albert", "application": "unilm", "with_mlm": "linear"},
+    "albert_unshared_lm": {
+        "model": "albert_unshared",
+        "application": "lm",
+        "with_mlm": "linear",
+        "residual_attention_scores": True,
+    },
+    "nezha_lm": {"model": "nezha", "application": "lm", "with_mlm": "linear"},
+    "nezha_unilm": {"model": "nezha", "application": "unilm", "with_mlm": "linear"},
+    "roformer_lm": {"model": "roformer", "application": "lm", "with_mlm": "linear"},
+    "roformer_unilm": {
+        "model": "roformer",
+        "application": "unilm",
+        "with_pool": "linear",
+        "with_mlm": "linear",
+    },
+    "roformer_v2_lm": {"model": "roformer_v2", "application": "lm", "with_mlm": True},
+    "roformer_v2_unilm": {"model": "roformer_v2", "application": "unilm", "with_mlm": "linear"},
+    "gau_lm": {"model": "gau", "application": "lm", "with_mlm": "linear", "hidden_act": "swish"},
+    "gau_unilm": {"model": "gau", "application": "unilm", "with_mlm": "linear"},
+    "deberta_lm": {
+        "model": "deberta",
+        "application": "lm",
+        "with_mlm": "linear",
+        "bucket_size": 4,
+        "max_position": 12,
+    },
+    "deberta_unilm": {
+        "model": "deberta",
+        "application": "unilm",
+        "with_mlm": "linear",
+        "bucket_size": 4,
+        "segment_vocab_size": 2,
+    },
+    "distilbert_lm": {"model": "distilbert", "application": "lm", "with_mlm": "linear"},
+    "gpt": {"model": "gpt", "final_activation": "linear"},
+    "gpt_unilm": {"model": "gpt", "application": "unilm"},
+    "gpt2": {"model": "gpt2", "final_activation": "linear"},
+    "gpt2_realformer": {
+        "model": "gpt2",
+        "final_activation": "linear",
+        "residual_attention_scores": True,
+    },
+    "gpt2_ml": {"model": "gpt2_ml", "final_activation": "linear"},
     "qwen": {
         "model": "qwen",
         "with_lm": True,
@@ -66,7 +126,7 @@ DECODERS = {
     },
 }
 ALL = {**ENCODERS, **DECODERS}
-QUICK = ("bert_heads", "bert_unilm", "roberta", "llama")
+QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta", "gpt2")
 
 
 def each(names):
@@ -83,9 +143,9 @@ def build(name, **kwargs):
 
 
 def randomize(model, seed=0):
-    """Draw every weight anew: zeros and ones hide mistakes."""
+    """Draw every trained weight anew: zeros and ones hide mistakes."""
     rng = np.random.default_rng(seed)
-    for variable in model.weights:
+    for variable in model.trainable_weights:
         variable.assign(rng.normal(0.0, 0.3, variable.shape).astype("float32"))
 
 

@@ -129,8 +129,13 @@ class Options:
 
     def end_tokens(self, transformer):
         """The ids that end a text."""
-        ends = transformer.end_token_id if self.end_token is None else self.end_token
-        return token_ids("end_token", [] if ends is None else ends, transformer.vocab_size)
+        ends, size = self.end_token, transformer.vocab_size
+        if ends is None:
+            # A configuration may name a token that a cut vocabulary no longer has.
+            own = transformer.end_token_id
+            own = [own] if isinstance(own, numbers.Integral) else own or []
+            ends = [token for token in own if token < size]
+        return token_ids("end_token", ends, size)
 
 
 @dataclass(frozen=True)

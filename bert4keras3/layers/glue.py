@@ -56,6 +56,24 @@ class Concatenate1D(Layer):
 
 
 @register_layer
+class LastToken(Layer):
+    """The vector of each row's last token: `(batch, length, hidden)` -> `(batch, hidden)`."""
+
+    def call(self, inputs, mask=None):
+        if mask is None:
+            return inputs[:, -1]
+        places = ops.arange(ops.shape(inputs)[1], dtype="int32")[None]
+        last = ops.max(ops.where(mask, places, 0), axis=1)
+        return ops.take_along_axis(inputs, last[:, None, None], axis=1)[:, 0]
+
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *input_shape[2:])
+
+
+@register_layer
 class FirstToken(Layer):
     """The vector of the first position: `(batch, length, hidden)` -> `(batch, hidden)`."""
 

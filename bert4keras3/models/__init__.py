@@ -2,8 +2,14 @@
 
 from bert4keras3.layers import *  # noqa: F403
 from bert4keras3.layers import K, keras, np, ops
+from bert4keras3.models.albert import ALBERT, ALBERT_Unshared
 from bert4keras3.models.bert import BERT, RoBERTa
 from bert4keras3.models.build import build_transformer_model
+from bert4keras3.models.deberta import Deberta
+from bert4keras3.models.distilbert import DistilBERT
+from bert4keras3.models.electra import ELECTRA
+from bert4keras3.models.gau import GAU_alpha
+from bert4keras3.models.gpt import GPT, GPT2, GPT2_ML
 from bert4keras3.models.llama import Gemma, Llama
 from bert4keras3.models.masks import (
     LM_Mask,
@@ -11,7 +17,9 @@ from bert4keras3.models.masks import (
     extend_with_language_model,
     extend_with_unified_language_model,
 )
+from bert4keras3.models.nezha import NEZHA
 from bert4keras3.models.registry import family
+from bert4keras3.models.roformer import RoFormer, RoFormerV2
 from bert4keras3.models.transformer import POST, PRE, SANDWICH, Transformer
 
 __all__ = [name for name in dir() if not name.startswith("_")]

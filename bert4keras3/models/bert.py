@@ -12,8 +12,13 @@ from bert4keras3.layers import (
     PositionEmbedding,
     ScaleOffset,
 )
+from bert4keras3.models.heads import HEADS, TWO_LAYERS, Head
 from bert4keras3.models.registry import family
 from bert4keras3.models.transformer import Transformer
+
+# Options of BERT that its relatives cannot have: they name those they lack.
+HEAD_OPTIONS = ("with_pool", "with_nsp", "with_mlm")
+POSITION_OPTIONS = ("hierarchical_position", "position_offset", "position_skips_padding")
 
 _HF_BLOCK = "bert.encoder.layer.{i}."
 
@@ -49,14 +54,9 @@ class BERT(Transformer):
     """
 
     norm_epsilon = 1e-12
+    heads = {**HEADS, "masked_lm": Head()}
     huggingface_prefix = "bert."
     huggingface_ties = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
-    huggingface_heads = {
-        (): "BertModel",
-        ("with_mlm",): "BertForMaskedLM",
-        ("with_nsp",): "BertForNextSentencePrediction",
-        ("with_mlm", "with_nsp"): "BertForPreTraining",
-    }
 
     tables = {
         "tf": {
@@ -125,6 +125,16 @@ class BERT(Transformer):
         self.shared_segment_embeddings = shared_segment_embeddings
         self.position_offset = position_offset
         self.position_skips_padding = position_skips_padding
+        self._check_options()
+
+    def _check_options(self):
+        for name in self.lacks:
+            if getattr(self, name):
+                raise TypeError(f"{type(self).__name__} cannot have {name}={getattr(self, name)!r}")
+        if self.head and (self.with_pool or self.with_mlm):
+            raise ValueError(
+                f"head={self.head!r} stands in the place of with_pool, with_nsp and with_mlm"
+            )
 
     @property
     def position_limit(self):
@@ -146,8 +156,13 @@ class BERT(Transformer):
         x = self.embed_tokens(inputs.pop(0))
         if self.segment_vocab_size:
             x = self.add_segments(x, inputs.pop(0))
-        x = self.apply(
-            self.simplify([x, inputs.pop(0) if self.custom_position_ids else None]),
+        x = self.add_positions(x, inputs.pop(0) if self.custom_position_ids else None)
+        return self.finish_embeddings(x)
+
+    def add_positions(self, x, positions=None):
+        """x plus the vectors of its positions."""
+        return self.apply(
+            self.simplify([x, positions]),
             PositionEmbedding,
             input_dim=self.max_position,
             output_dim=self.embedding_size,
@@ -159,12 +174,20 @@ class BERT(Transformer):
             skip_padding=self.position_skips_padding,
             name="Embedding-Position",
         )
+
+    def finish_embeddings(self, x):
+        """What happens to the sum of the embeddings before the first block."""
         x = self.normalize(x, "Embedding-Norm")
         x = self.apply(x, Dropout, rate=self.dropout_rate, name="Embedding-Dropout")
         return self.map_embeddings(x)
 
     def embed_tokens(self, inputs, mode="embedding"):
         """Token ids -> vectors; in dense mode vectors -> logits."""
+        if mode == "dense" and inputs.shape[-1] != self.embedding_size:
+            raise ValueError(
+                f"{type(self).__name__}: the output projection is the token table, so "
+                f"embedding_size {self.embedding_size} must be hidden_size {self.hidden_size}"
+            )
         return self.apply(
             inputs,
             Embedding,
@@ -191,7 +214,7 @@ class BERT(Transformer):
         )
         return self.apply([x, segments], Add, mask_from=0, name="Embedding-Token-Segment")
 
-    def map_embeddings(self, x):
+    def map_embeddings(self, x, use_bias=True):
         """From the size of the embeddings to that of the hidden states, where they differ."""
         if self.embedding_size == self.hidden_size:
             return x
@@ -199,18 +222,27 @@ class BERT(Transformer):
             x,
             Dense,
             units=self.hidden_size,
+            use_bias=use_bias,
             kernel_initializer=self.initializer,
             name="Embedding-Mapping",
         )
 
     def apply_main_layers(self, inputs, index):
-        name = f"Transformer-{index}"
+        name = self.block_name(index)
         x = self.residual(
             inputs, f"{name}-MultiHeadSelfAttention", self.self_attention, **self.norms
         )
         return self.residual(x, f"{name}-FeedForward", self.feed_forward, **self.norms)
 
+    def block_name(self, index):
+        """What the layers of a block are called after."""
+        return f"Transformer-{index}"
+
     def apply_final_layers(self, inputs):
+        if self.head == "masked_lm":
+            return self.predict_tokens(inputs)
+        if self.head:
+            return self.apply_head(inputs)
         outputs = []
         if self.with_pool:
             outputs.append(self.pool(inputs))
@@ -253,8 +285,12 @@ class BERT(Transformer):
         x = self.normalize(x, "MLM-Norm")
         x = self.embed_tokens(x, mode="dense")
         x = self.apply(x, ScaleOffset, scale=False, name="MLM-Bias")
-        activation = get_activation("softmax" if self.with_mlm is True else self.with_mlm)
-        return self.apply(x, Activation, activation=activation, name="MLM-Activation")
+        return self.apply(x, Activation, activation=self.mlm_activation, name="MLM-Activation")
+
+    @property
+    def mlm_activation(self):
+        """The activation of the masked-language-model head: logits, unless with_mlm says else."""
+        return get_activation("softmax" if self.with_mlm is True else self.with_mlm or "linear")
 
 
 @family("roberta", huggingface=("roberta", "xlm-roberta", "camembert"))
@@ -268,7 +304,7 @@ class RoBERTa(BERT):
 
     huggingface_prefix = "roberta."
     huggingface_ties = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"}
-    huggingface_heads = {(): "RobertaModel", ("with_mlm",): "RobertaForMaskedLM"}
+    heads = {**BERT.heads, "sequence_classification": Head("first", "tanh", rows=TWO_LAYERS)}
 
     tables = {
         "tf": BERT.tables["tf"],

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import warnings
 from pathlib import Path
 
 from bert4keras3.models.config import ALIASES, DEFAULTS, read_config, with_aliases, without_silence
@@ -48,7 +49,8 @@ def build_transformer_model(
         initial: accepted for older scripts; weights exist from the start.
         version: version of the family (T5); part of `model` too.
         **kwargs: arguments of the family's classes and of `Transformer.build`;
-            they override the file's.
+            they override the file's. `head='auto'` gives a Hugging Face folder the
+            outputs of the class it was saved from.
 
     Returns:
         A Keras model, or the transformer.
@@ -63,13 +65,21 @@ def build_transformer_model(
     config = {} if config_path is None else read_config(config_path)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
+        kwargs = _with_outputs(kwargs, config.pop("outputs", {}))
         causal = config.pop("is_decoder", False)
         application = "lm" if causal and application == "encoder" else application
+    config = with_aliases(config)
     cls = _extend(find_family(model), application)
+    # A file may have sizes of parts that the family lacks; only an argument asks for them.
+    config = {k: v for k, v in config.items() if k not in cls.lacks or k.startswith("with_")}
+    if config_path is not None:
+        for name, advice in cls.config_advice.items():
+            if name not in config and name not in with_aliases(kwargs):
+                warnings.warn(f"{config_path}: {advice}", stacklevel=2)
     if version is not None:
         kwargs["version"] = version
     _check_keywords(cls, kwargs)
-    config = without_silence({**with_aliases(config), **with_aliases(kwargs)})
+    config = without_silence({**config, **with_aliases(kwargs)})
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
     transformer = cls(**construct)
@@ -99,6 +109,15 @@ def _describe_folder(folder, config, model):
     return found, arguments
 
 
+def _with_outputs(kwargs, outputs):
+    """The arguments, with the outputs of the class a folder was saved from, where asked for."""
+    if kwargs.get("head") == "auto":
+        return {**outputs, **{k: v for k, v in kwargs.items() if k != "head"}}
+    if kwargs.get("head") and kwargs["head"] == outputs.get("head"):
+        return {**outputs, **kwargs}
+    return kwargs
+
+
 def _extend(cls, application):
     name = str(application).lower()
     if name not in APPLICATIONS:
@@ -107,6 +126,10 @@ def _extend(cls, application):
         )
     if not issubclass(cls, Transformer):
         raise TypeError(f"model: expected a subclass of Transformer, got {cls.__name__}")
+    if name not in cls.applications:
+        raise ValueError(
+            f"application={application!r}: {cls.__name__} can be built as {list(cls.applications)}"
+        )
     return APPLICATIONS[name](cls)
 
 

@@ -12,7 +12,7 @@ from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.deferred import finish
 from bert4keras3.weights.load import Item, fill, select_rows
 from bert4keras3.weights.sources import Source
-from bert4keras3.weights.table import Tensor, expand_table
+from bert4keras3.weights.table import Tensor, expand_table, stored_name
 
 
 class Checkpoints:
@@ -25,12 +25,15 @@ class Checkpoints:
             the bare model leave it out.
         huggingface_ties: `{tensor: the tensor it must equal}`, of output projections
             that are the token table with us.
+        foreign_tensors: `{part of a tensor's name: advice}`, for files that are of
+            something else under the same name.
         load_report: what the last load did.
     """
 
     tables = {}
     huggingface_prefix = ""
     huggingface_ties = {}
+    foreign_tensors = {}
     load_report = None
 
     # ---------------------------------------------------------------- tables
@@ -46,7 +49,10 @@ class Checkpoints:
                 f"{type(self).__name__} has no weight table for {form!r} checkpoints, "
                 f"only for {sorted(self.tables)}"
             )
-        return expand_table(self.tables[form], self.num_hidden_layers)
+        table = dict(self.tables[form])
+        if self.head:
+            table = self.heads[self.head].table(form, table)
+        return expand_table(table, self.num_hidden_layers, self.attention_head_size)
 
     def variable_mapping(self):
         """`{layer: [variable name, ...]}` in a checkpoint; may be overridden.
@@ -123,6 +129,7 @@ class Checkpoints:
         if _is_h5(checkpoint):
             return self.load_weights(checkpoint)
         with _opened(checkpoint) as source:
+            self._check_foreign(source)
             mapping = self._mapping_for(source, mapping)
             self._check_ties(source)
             items = list(self._items(source, mapping))
@@ -142,6 +149,12 @@ class Checkpoints:
         if hits(theirs) <= hits(own):
             return own
         return theirs if given is None else {k: theirs.get(k, names) for k, names in own.items()}
+
+    def _check_foreign(self, source):
+        for part, advice in self.foreign_tensors.items():
+            for name in source:
+                if part in name:
+                    raise CheckpointError(advice, source.path, name)
 
     def _check_ties(self, source):
         """Refuse files whose output projection differs from the token table it is tied to."""
@@ -181,6 +194,7 @@ class Checkpoints:
 
     def _find(self, source, name):
         """The name a source uses for a tensor: Hugging Face files vary a little."""
+        name = stored_name(name)
         for candidate in _variants(name, self.huggingface_prefix):
             if candidate in source:
                 return candidate
@@ -261,22 +275,33 @@ class Checkpoints:
 
         mapping = self.variable_mapping() if mapping is None else mapping
         tensors = (
-            (name, self.create_variable(name, variable.numpy(), dtype))
-            for _, variable, name in self._saved(mapping)
+            (name, self._joined(parts, dtype)) for name, parts in self._saved(mapping).items()
         )
         write_tensorflow_checkpoint(filename, tensors)
 
     def _saved(self, mapping):
-        """(layer, variable, name) of every weight, each name once."""
-        seen = set()
+        """`{stored name: {tensor name: variable}}`; more than one where parts are fused."""
+        saved = {}
         for name, names in mapping.items():
             layer = self.layers.get(self.prefixed(name))
-            if layer is None:
-                continue
-            for variable, tensor in zip(layer.weights, names, strict=False):
-                if tensor not in seen:
-                    seen.add(tensor)
-                    yield layer, variable, tensor
+            if layer is not None:
+                for variable, tensor in zip(layer.weights, names, strict=False):
+                    parts = saved.setdefault(stored_name(tensor), {})
+                    first = parts.setdefault(tensor, variable)
+                    if first is not variable and (first.numpy() != variable.numpy()).any():
+                        raise CheckpointError(
+                            f"{first.path} and {variable.path} are one tensor in these files, but "
+                            "differ: save a .weights.h5 file",
+                            tensor=tensor,
+                        )
+        return saved
+
+    def _joined(self, parts, dtype):
+        """The array of a stored tensor."""
+        arrays = [
+            self.create_variable(name, variable.numpy(), dtype) for name, variable in parts.items()
+        ]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
     def save_weights(self, path):
         """Write a Keras `.weights.h5` file, whole or not at all."""
@@ -303,12 +328,16 @@ class Checkpoints:
             raise CheckpointError(f"Hugging Face files have no place for the layers {unmapped}")
         known = self._known_tensors
 
-        def entry(variable, name):
-            shape = known[name].write(np.broadcast_to(np.int8(0), variable.shape)).shape
-            stored = np.dtype(dtype or variable.numpy().dtype)
-            return name, shape, stored, lambda: self.create_variable(name, variable.numpy(), dtype)
+        def entry(name, parts):
+            shapes = [
+                known[part].write(np.broadcast_to(np.int8(0), variable.shape)).shape
+                for part, variable in parts.items()
+            ]
+            shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+            stored = np.dtype(dtype or next(iter(parts.values())).numpy().dtype)
+            return name, shape, stored, lambda: self._joined(parts, dtype)
 
-        tensors = [entry(variable, name) for _, variable, name in self._saved(mapping)]
+        tensors = [entry(name, parts) for name, parts in self._saved(mapping).items()]
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.safetensors"
@@ -317,7 +346,8 @@ class Checkpoints:
 
     def _unmapped(self, mapping):
         """Layers with weights that a mapping does not store in full."""
-        stored = {id(variable) for _, variable, _ in self._saved(mapping)}
+        parts = [parts.values() for parts in self._saved(mapping).values()]
+        stored = {id(variable) for variables in parts for variable in variables}
         return sorted(
             layer.name
             for layer in self.model.layers

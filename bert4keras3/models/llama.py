@@ -13,7 +13,8 @@ from bert4keras3.layers import (
     ScaleOffset,
     SinusoidalPositionEmbedding,
 )
-from bert4keras3.models.bert import BERT
+from bert4keras3.models.bert import BERT, HEAD_OPTIONS, POSITION_OPTIONS
+from bert4keras3.models.heads import CAUSAL_HEADS
 from bert4keras3.models.masks import LM_Mask
 from bert4keras3.models.registry import family
 from bert4keras3.models.transformer import PRE
@@ -53,6 +54,9 @@ class Gemma(LM_Mask, BERT):
     norms = PRE
     norm_epsilon = 1e-6
     norm_class = RMSNormalization
+    has_conditional_norms = False
+    lacks = (*HEAD_OPTIONS, *POSITION_OPTIONS, "custom_position_ids")
+    heads = CAUSAL_HEADS
     feed_forward_class = GemmaFeedForward
     position_bias_kind = "rotary"
     tables = {}
@@ -93,9 +97,9 @@ class Gemma(LM_Mask, BERT):
         self.rope_scaling = rope_scaling
         self.sliding_window = sliding_window
         self.layer_types = layer_types or ["sliding_attention"] * self.num_hidden_layers
-        self._check_options()
+        self._check_blocks()
 
-    def _check_options(self):
+    def _check_blocks(self):
         kinds = {"sliding_attention", "full_attention"}
         if len(self.layer_types) != self.num_hidden_layers or not kinds.issuperset(
             self.layer_types
@@ -119,11 +123,10 @@ class Gemma(LM_Mask, BERT):
 
     # ----------------------------------------------------------------- verbs
 
-    def apply_embeddings(self, inputs):
-        inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        x = self.embed_tokens(inputs.pop(0))
-        if self.segment_vocab_size:
-            x = self.add_segments(x, inputs.pop(0))
+    def add_positions(self, x, positions=None):
+        return x
+
+    def finish_embeddings(self, x):
         if self.input_scale:
             scale = self.hidden_size**0.5
             x = self.apply(x, ScaleOffset, scale=scale, offset=False, name="Multiply")
@@ -150,6 +153,8 @@ class Gemma(LM_Mask, BERT):
     def apply_final_layers(self, inputs):
         x = self.normalize(inputs, "Output-Norm")
         x = self.apply(x, Dropout, rate=self.dropout_rate, name="Output-Dropout")
+        if self.head:
+            return self.apply_head(x)
         return self.predict_tokens(x) if self.with_lm else x
 
     def predict_tokens(self, x):
@@ -185,16 +190,6 @@ class Gemma(LM_Mask, BERT):
             )
         return self.position_bias
 
-    def normalize(self, inputs, name, epsilon=None):
-        if self.layer_norm_conds[0] is not None:
-            raise ValueError(f"layer_norm_cond: {type(self).__name__} has no conditional norms")
-        return self.apply(
-            inputs,
-            self.norm_class,
-            epsilon=self.norm_epsilon if epsilon is None else epsilon,
-            name=name,
-        )
-
     def attention_options(self):
         return {
             **super().attention_options(),
@@ -205,16 +200,8 @@ class Gemma(LM_Mask, BERT):
             "rope_mode": "half" if self.rope_mode == "keras" else "su",
         }
 
-    def feed_forward(self, inputs, name):
-        return self.apply(
-            inputs,
-            self.feed_forward_class,
-            units=self.intermediate_size,
-            activation=self.hidden_act,
-            use_bias=self.use_dense_bias,
-            kernel_initializer=self.initializer,
-            name=name,
-        )
+    def feed_forward_options(self):
+        return {**super().feed_forward_options(), "use_bias": self.use_dense_bias}
 
 
 @family("llama", "qwen", "yi", huggingface=("llama", "qwen2"))

@@ -52,7 +52,8 @@ def _extend(Mask, BaseModel):
     class LanguageModel(Mask, BaseModel):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.with_mlm = self.with_mlm or True
+            if "with_mlm" not in self.lacks:
+                self.with_mlm = self.with_mlm or True
 
     LanguageModel.__name__ = LanguageModel.__qualname__ = f"{Mask.__name__}_{BaseModel.__name__}"
     LanguageModel.__doc__ = BaseModel.__doc__

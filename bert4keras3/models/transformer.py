@@ -16,6 +16,7 @@ from bert4keras3.layers import (
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Stepwise, call_parameters
 from bert4keras3.models.generating import Generating
+from bert4keras3.models.heads import Headed
 from bert4keras3.ops import keras
 from bert4keras3.weights.deferred import defer
 
@@ -25,7 +26,7 @@ PRE = {"before": "Norm"}
 SANDWICH = {"before": "Norm", "inner": "Norm-post"}
 
 
-class Transformer(Stepwise, Generating, Checkpoints):
+class Transformer(Stepwise, Generating, Headed, Checkpoints):
     """Base class of all models.
 
     A family says what comes in (`get_inputs`), how it is embedded
@@ -67,16 +68,42 @@ class Transformer(Stepwise, Generating, Checkpoints):
         first_is_token: the first position is never padding, whatever its id.
         layer_norm_epsilon: epsilon of the family's norms, its own by default.
         end_token_id: id, or list of ids, that ends a text; the default of `generate`.
+        head: a task instead of the family's own output: 'sequence_classification',
+            'token_classification' or 'question_answering' (start and end); logits.
+        num_labels: number of classes, that of `labels` or 2 by default.
+        labels: their names, kept for exports.
+        classifier_dropout: dropout before the classifier, dropout_rate by default.
 
     Raises:
         TypeError: a keyword no class of the family takes.
+            Or an option of a base class that the family cannot have.
         ValueError: heads that do not divide the hidden size, without a head size.
+
+    Attributes, to be set by a family:
+        feed_forward_class: the class of its feed-forward layers.
+        norms: where its blocks have norms: POST, PRE or SANDWICH.
+        norm_class, norm_options, norm_epsilon: the norms' class, constructor arguments
+            and epsilon; norm_epsilons has those of single norms, by name.
+        has_conditional_norms: whether a condition can steer them.
+        position_bias_kind: what attention does with `compute_position_bias`.
+        attention_kind: 'full', 'causal' or 'unilm'.
+        applications: what it can be built as.
+        lacks: options of its base classes that it cannot have.
+        config_advice: `{argument: advice}` where a configuration file leaves it out.
     """
 
     norms = POST
+    norm_class = LayerNormalization
+    norm_options = {}
     norm_epsilon = None
+    norm_epsilons = {}
+    feed_forward_class = FeedForward
+    has_conditional_norms = True
     position_bias_kind = None
     attention_kind = "full"
+    applications = ("encoder", "lm", "unilm")
+    lacks = ()
+    config_advice = {}
 
     def __init__(
         self,
@@ -112,6 +139,10 @@ class Transformer(Stepwise, Generating, Checkpoints):
         first_is_token=True,
         layer_norm_epsilon=None,
         end_token_id=None,
+        head=None,
+        num_labels=None,
+        labels=None,
+        classifier_dropout=None,
         **kwargs,
     ):
         if kwargs:
@@ -157,7 +188,8 @@ class Transformer(Stepwise, Generating, Checkpoints):
         self.first_is_token = first_is_token
         self.end_token_id = end_token_id
         if layer_norm_epsilon is not None:
-            self.norm_epsilon = layer_norm_epsilon
+            self.norm_epsilon, self.norm_epsilons = layer_norm_epsilon, {}
+        self.set_head(head, num_labels, labels, classifier_dropout)
         self.defers_weights = False
         self._stateful_calls = {}
         self._ends_stateful = False  # whether a final layer has memory
@@ -189,6 +221,8 @@ class Transformer(Stepwise, Generating, Checkpoints):
         """
         if self.model is not None:
             return
+        if layer_norm_cond is not None and not self.has_conditional_norms:
+            raise ValueError(f"layer_norm_cond: {type(self).__name__} has no conditional norms")
         self.attention_caches = attention_caches or {}
         self.layer_norm_conds = [
             layer_norm_cond,
@@ -287,7 +321,7 @@ class Transformer(Stepwise, Generating, Checkpoints):
         Returns:
             The layer's output; Dropout at rate 0 is left out.
         """
-        if layer is Dropout and self.dropout_rate == 0:
+        if layer is Dropout and not kwargs.get("rate", self.dropout_rate):
             return inputs
         arguments = dict(arguments or {})
         attends = inspect.isclass(layer) and issubclass(layer, MultiHeadAttention)
@@ -366,17 +400,20 @@ class Transformer(Stepwise, Generating, Checkpoints):
         x = self.apply([inputs, x], Add, name=f"{name}-Add")
         return self.normalize(x, f"{name}-{after}") if after else x
 
-    def normalize(self, inputs, name, epsilon=None):
+    def normalize(self, inputs, name):
         """The family's norm, steered by the condition of `build` where there is one."""
         condition, hidden_units, hidden_activation = self.layer_norm_conds
+        options = dict(self.norm_options)
+        if condition is not None:
+            options["conditional"] = True
+            options["hidden_units"] = hidden_units
+            options["hidden_activation"] = hidden_activation
+            options["hidden_initializer"] = self.initializer
         return self.apply(
             self.simplify([inputs, condition]),
-            LayerNormalization,
-            epsilon=self.norm_epsilon if epsilon is None else epsilon,
-            conditional=condition is not None,
-            hidden_units=hidden_units,
-            hidden_activation=hidden_activation,
-            hidden_initializer=self.initializer,
+            self.norm_class,
+            epsilon=self.norm_epsilons.get(name, self.norm_epsilon),
+            **options,
             name=name,
         )
 
@@ -408,13 +445,16 @@ class Transformer(Stepwise, Generating, Checkpoints):
     def feed_forward(self, inputs, name):
         """The family's feed-forward layer."""
         return self.apply(
-            inputs,
-            FeedForward,
-            units=self.intermediate_size,
-            activation=self.hidden_act,
-            kernel_initializer=self.initializer,
-            name=name,
+            inputs, self.feed_forward_class, name=name, **self.feed_forward_options()
         )
+
+    def feed_forward_options(self):
+        """Constructor arguments of the family's feed-forward layers."""
+        return {
+            "units": self.intermediate_size,
+            "activation": self.hidden_act,
+            "kernel_initializer": self.initializer,
+        }
 
 
 def _as_list(x):

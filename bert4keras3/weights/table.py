@@ -5,9 +5,15 @@ A row maps a layer to the tensors of a file, in the order of the layer's weights
     "Transformer-{i}-FeedForward": "encoder.layer.{i}.{up,down}.{weight:T,bias}"
 
 `{i}` (or `{i:02}`) is the block's number, other braces are choices, multiplied out
-from left to right: here up.weight, up.bias, down.weight, down.bias. What follows a
-colon transforms the tensor on its way into the layer. A row None says that the
-files have nothing for the layer.
+from left to right: here up.weight, up.bias, down.weight, down.bias. A row None says
+that the files have nothing for the layer. What follows a colon transforms the tensor
+on its way into the layer:
+
+    T           transposed
+    vocab       one row a token: keep_tokens selects rows here
+    heads       the last axis split into heads
+    part0of3    the first third of the last axis (a fused projection); of a tensor with
+                parts, each part is named somewhere
 """
 
 import itertools
@@ -20,13 +26,13 @@ from bert4keras3.weights.sources import empty_array
 
 
 class Transform(NamedTuple):
-    """A change of form between file and layer, and its inverse."""
+    """A change of form between file and layer, and its inverse: functions of (array, argument)."""
 
     read: callable
     write: callable
 
 
-def _transpose(x):
+def _transpose(x, _=None):
     """A transposed copy, a few rows at a time: twice as fast as numpy's, JAX adopts it as it is."""
     if x.ndim != 2:
         return np.asarray(x).T
@@ -36,75 +42,106 @@ def _transpose(x):
     return transposed
 
 
-def _same(x):
+def _same(x, _=None):
     return x
+
+
+def _split_heads(x, size):
+    return x.reshape(*x.shape[:-1], -1, int(size))
+
+
+def _join_heads(x, _):
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _part(x, which):
+    index, count = map(int, which.split("of"))
+    size = x.shape[-1] // count
+    return x[..., index * size : (index + 1) * size]
 
 
 TRANSFORMS = {
     "T": Transform(_transpose, _transpose),
-    # One row a token: the reader selects rows here (keep_tokens).
     "vocab": Transform(_same, _same),
+    "heads": Transform(_split_heads, _join_heads),
+    # Whoever writes puts the parts together.
+    "part": Transform(_part, _same),
 }
 
 
 class Tensor(NamedTuple):
-    """A tensor of a file and how it becomes a weight."""
+    """A tensor of a file and how it becomes a weight.
+
+    Attributes:
+        name: what tells it from all others: its name in the file, with the part.
+        transforms: `(key, argument)` each.
+    """
 
     name: str
     transforms: tuple = ()
 
     @property
     def is_vocabulary(self):
-        return "vocab" in self.transforms
+        return ("vocab", "") in self.transforms
 
     def read(self, value, select=_same):
         """File form -> weight form; `select` picks the rows of a table of tokens."""
-        for key in self.transforms:
-            value = select(value) if key == "vocab" else TRANSFORMS[key].read(value)
+        for key, argument in self.transforms:
+            value = select(value) if key == "vocab" else TRANSFORMS[key].read(value, argument)
         return value
 
     def write(self, value):
         """Weight form -> file form."""
-        for key in reversed(self.transforms):
-            value = TRANSFORMS[key].write(value)
+        for key, argument in reversed(self.transforms):
+            value = TRANSFORMS[key].write(value, argument)
         return value
 
 
-def expand_table(table, num_hidden_layers):
+def stored_name(name):
+    """The name in the file of a tensor, which may be part of another."""
+    return name.partition(":")[0]
+
+
+def expand_table(table, num_hidden_layers, head_size=None):
     """Multiply out the rows of a table.
 
     Args:
         table: `{layer: row}`.
         num_hidden_layers: how many values `{i}` takes.
+        head_size: what `heads` splits into.
 
     Returns:
         `{layer: [Tensor, ...]}`, in the table's order, block by block.
     """
     fixed = {layer: row for layer, row in table.items() if "{i" not in layer}
-    expanded = {layer: expand_row(row) for layer, row in fixed.items()}
+    expanded = {layer: expand_row(row, head_size) for layer, row in fixed.items()}
     for i in range(num_hidden_layers):
         for layer, row in table.items():
             if layer not in fixed:
-                expanded[_number(layer, i)] = expand_row(row and _number(row, i))
+                expanded[_number(layer, i)] = expand_row(row and _number(row, i), head_size)
     return expanded
 
 
-def expand_row(row):
+def expand_row(row, head_size=None):
     """The tensors of one row, `{i}` filled in already."""
     if row is None:
         return []
     parts = re.split(r"\{([^}]*)\}", row)
     choices = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
-    return [_tensor("".join(choice)) for choice in itertools.product(*choices)]
+    return [_tensor("".join(choice), head_size) for choice in itertools.product(*choices)]
 
 
 def _number(text, i):
     return re.sub(r"\{i(?::(\w+))?\}", lambda match: format(i, match[1] or ""), text)
 
 
-def _tensor(text):
-    name, *transforms = text.split(":")
-    unknown = set(transforms) - set(TRANSFORMS)
-    if unknown:
-        raise ValueError(f"weight table: unknown transform {sorted(unknown)} in {text!r}")
-    return Tensor(name, tuple(transforms))
+def _tensor(text, head_size):
+    name, *words = text.split(":")
+    transforms = []
+    for word in words:
+        key, argument = re.fullmatch(r"(\D*)(.*)", word).groups()
+        if key not in TRANSFORMS:
+            raise ValueError(f"weight table: unknown transform {word!r} in {text!r}")
+        transforms.append((key, str(head_size) if key == "heads" else argument))
+    part = "".join(f":{word}" for word in words if word.startswith("part"))
+    return Tensor(name + part, tuple(transforms))

@@ -1,12 +1,13 @@
 """Hugging Face configurations become constructor arguments, and back."""
 
-from bert4keras3.models.huggingface import decoders, encoders
+from bert4keras3.models.huggingface import classic, decoders
+from bert4keras3.models.huggingface.kinds import KINDS
 from bert4keras3.models.registry import FAMILIES, HUGGING_FACE
 from bert4keras3.weights.errors import CheckpointError
 
-# model key: the module that translates its configurations, by `read(key, config, path)`
-# and `write(transformer)`
-TRANSLATORS = {"bert": encoders, "roberta": encoders, "llama": decoders}
+# model key: the module that translates its configurations, by `read(config, path)`
+# and `write(transformer, key)`
+TRANSLATORS = {kind.family: classic for kind in KINDS.values()} | {"llama": decoders}
 
 
 def from_huggingface(config, path):
@@ -28,7 +29,7 @@ def from_huggingface(config, path):
             f"{path}: model_type: expected one of {sorted(HUGGING_FACE)}, "
             f"found {config.get('model_type')!r}"
         )
-    return key, TRANSLATORS[key].read(key, config, path)
+    return key, TRANSLATORS[key].read(config, path)
 
 
 def to_huggingface(transformer):
@@ -41,4 +42,4 @@ def to_huggingface(transformer):
     key = next(keys[cls] for cls in type(transformer).__mro__ if cls in keys)
     if key not in TRANSLATORS:
         raise CheckpointError(f"{type(transformer).__name__} has no Hugging Face form")
-    return TRANSLATORS[key].write(transformer)
+    return TRANSLATORS[key].write(transformer, key)

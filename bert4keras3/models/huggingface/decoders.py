@@ -1,7 +1,7 @@
 """Configurations of Llama, Qwen2 and their kin."""
 
 from bert4keras3.backend import get_activation, swish
-from bert4keras3.models.huggingface.encoders import ACTIVATIONS, EXPORTED_ACTIVATIONS
+from bert4keras3.models.huggingface.classic import ACTIVATIONS, EXPORTED_ACTIVATIONS
 from bert4keras3.weights.errors import CheckpointError
 
 # Our constructor argument: their key. Read both ways.
@@ -33,7 +33,7 @@ MODEL_DEFAULTS = {
 }
 
 
-def read(key, config, path):
+def read(config, path):
     """Constructor arguments of a decoder's `config.json`."""
     kind = config["model_type"]
     config = {**DECODER_DEFAULTS, **MODEL_DEFAULTS[kind], **config}
@@ -82,7 +82,7 @@ def _read_rope(config, path):
     return {"max_wavelength": base, "rope_scaling": None if kind == "default" else rope}
 
 
-def write(transformer):
+def write(transformer, key):
     """The `config.json` of a decoder; CheckpointError where Hugging Face's has no such thing."""
     t = transformer
     o_bias = t.use_bias if t.o_bias is None else bool(t.o_bias)
