@@ -110,7 +110,9 @@ def their_outputs(model, ids, mask, positions=None):
     if "prediction_logits" in out:
         return [torch.softmax(out.sop_logits, -1).numpy(), out.prediction_logits.numpy()]
     found = out.logits if "logits" in out else out.last_hidden_state
-    return [(found[..., None] if type(model).__name__ == "ElectraForPreTraining" else found).numpy()]
+    return [
+        (found[..., None] if type(model).__name__ == "ElectraForPreTraining" else found).numpy()
+    ]
 
 
 def our_inputs(model, ids):

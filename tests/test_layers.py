@@ -13,15 +13,21 @@ from bert4keras3.layers import (
     AttentionBias,
     CausalMask,
     Concatenate1D,
+    DebertaRelativeEmbedding,
     Dense,
+    DisentangledSelfAttention,
     Embedding,
     FeedForward,
     FirstToken,
+    GatedAttentionUnit,
     GemmaFeedForward,
+    GroupNorm,
+    LastToken,
     LayerNormalization,
     LLamaFeedForward,
     LlamaLayerNorm,
     Loss,
+    MaskedLMHead,
     MultiHeadAttention,
     PositionEmbedding,
     RelativePositionEmbedding,
@@ -51,6 +57,7 @@ GOLDEN_LAYERS = {
     "scaleoffset": lambda: ScaleOffset(),
     "sinpos": lambda: SinusoidalPositionEmbedding(16),
     "ffn": lambda: FeedForward(24, ["gelu", "linear"]),
+    "gau": lambda: GatedAttentionUnit(24, 8),
 }
 
 
@@ -76,7 +83,26 @@ CASES = {
     "CausalMask": (lambda: CausalMask(), X, {}),
     "Concatenate1D": (lambda: Concatenate1D(), [X, Y], {}),
     "FeedForward": (lambda: FeedForward(12, ["gelu", "linear"], use_bias=False), X, {}),
+    "DebertaRelativeEmbedding": (lambda: DebertaRelativeEmbedding(8, 3), X, {}),
+    "DisentangledSelfAttention": (
+        lambda: DisentangledSelfAttention(2, 8, 16, 4, dropout=0.1),
+        [X, (8, 8), (5, 5)],
+        {"a_bias": True},
+    ),
     "FirstToken": (lambda: FirstToken(), X, {}),
+    "LastToken": (lambda: LastToken(), X, {}),
+    "GatedAttentionUnit": (
+        lambda: GatedAttentionUnit(6, 4, normalization="softmax_plus"),
+        [X, (1, 5, 4)],
+        {"p_bias": "rotary"},
+    ),
+    "GatedAttentionUnit-factorized": (
+        lambda: GatedAttentionUnit(6, 4, self_attention=False, factorization=True),
+        [X, Y, Y, (5, 3)],
+        {"a_bias": True},
+    ),
+    "GroupNorm": (lambda: GroupNorm(8, 4, epsilon=1e-3), X, {}),
+    "MaskedLMHead": (lambda: MaskedLMHead(11, 6, "gelu", 1e-5), X, {}),
     "LayerNormalization": (lambda: LayerNormalization(epsilon=1e-5, zero_mean=False), X, {}),
     "LayerNormalization-conditional": (
         lambda: LayerNormalization(conditional=True, hidden_units=3, hidden_activation="gelu"),
@@ -350,6 +376,28 @@ def test_root_mean_square_norms():
         assert_close(initial, normed)
         layer.scale.assign(scale)
         assert_close(numpy(layer(tensor(x))), normed * factor)
+
+
+def test_group_norm():
+    layer, x = GroupNorm(8, 4, epsilon=0.5), draw(2, 3, 8)
+    layer.build(x.shape)
+    randomize(layer)
+    scale, offset, gamma, beta = (numpy(w) for w in layer.weights)
+    groups = x.reshape(2, 3, 2, 4)
+    groups = groups - groups.mean(-1, keepdims=True)
+    groups = groups / np.sqrt(np.square(groups).mean(-1, keepdims=True) + 0.5)
+    expected = (groups * gamma + beta) * scale + offset
+    assert_close(numpy(layer(tensor(x))), expected.reshape(x.shape))
+    with pytest.raises(ValueError, match="hidden_size=8 is no multiple of head_size=3"):
+        GroupNorm(8, 3)
+
+
+def test_the_last_token_is_the_last_that_counts():
+    x = draw(3, 4, 2)
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1]], bool)
+    found = numpy(LastToken()(tensor(x), mask=tensor(mask)))
+    np.testing.assert_array_equal(found, x[[0, 1, 2], [3, 1, 3]])
+    np.testing.assert_array_equal(numpy(LastToken()(tensor(x))), x[:, -1])
 
 
 def test_gated_feed_forwards():

@@ -12,6 +12,7 @@ from bert4keras3.backend.activations import (
 )
 from bert4keras3.backend.compilation import enable_compilation_cache, follow_environment
 from bert4keras3.backend.graph import search_layer
+from bert4keras3.backend.initializers import DepthScaled
 from bert4keras3.backend.losses import (
     msparse_multilabel_categorical_crossentropy,
     multilabel_categorical_crossentropy,

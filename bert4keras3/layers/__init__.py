@@ -21,6 +21,7 @@ from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken, LastToken
 from bert4keras3.layers.loss import Loss
 from bert4keras3.layers.masks import AttentionBias, CausalMask, SegmentMask
 from bert4keras3.layers.norms import (
+    GroupNorm,
     LayerNormalization,
     LlamaLayerNorm,
     RMSNormalization,

@@ -217,3 +217,50 @@ class LlamaLayerNorm(_RootMeanSquareNorm):
     def affine(self, x):
         """x, cast, · scale."""
         return ops.cast(x, self.compute_dtype) * ops.cast(self.scale, self.compute_dtype)
+
+
+@register_layer
+class GroupNorm(Layer):
+    """Layer normalization within each head, then a scale and an offset a feature, in float32.
+
+    Args:
+        hidden_size: size of the input, a multiple of head_size.
+        head_size: size of a group.
+        epsilon: 64e-5 by default.
+
+    Shapes: `(batch, ..., hidden_size)` -> the same.
+
+    Raises:
+        ValueError: head_size does not divide hidden_size.
+
+    Source: https://arxiv.org/abs/1803.08494, as in RWKV (https://arxiv.org/abs/2404.05892)
+    """
+
+    def __init__(self, hidden_size, head_size, epsilon=64e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.head_size = head_size
+        self.epsilon = epsilon
+        if hidden_size % head_size:
+            raise ValueError(
+                f"layer {self.name!r}: hidden_size={hidden_size} is no multiple of "
+                f"head_size={head_size}"
+            )
+
+    def build(self, input_shape):
+        shape = (self.hidden_size // self.head_size, self.head_size)
+        self.scale = self.add_weight(shape=shape, initializer="ones", name="scale")
+        self.offset = self.add_weight(shape=shape, initializer="zeros", name="offset")
+        # File format: the attribute's name.
+        self.group_ln = keras.layers.LayerNormalization(epsilon=self.epsilon, dtype="float32")
+        self.group_ln.build((*input_shape[:-1], *shape))
+        self.built = True
+
+    def call(self, inputs):
+        shape = (*ops.shape(inputs)[:-1], *self.scale.shape)
+        x = self.group_ln(ops.reshape(ops.cast(inputs, "float32"), shape))
+        x = x * ops.cast(self.scale, "float32") + ops.cast(self.offset, "float32")
+        return ops.cast(ops.reshape(x, ops.shape(inputs)), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -17,7 +17,7 @@ from bert4keras3.models.registry import family
 from bert4keras3.models.transformer import Transformer
 
 # Options of BERT that its relatives cannot have: they name those they lack.
-HEAD_OPTIONS = ("with_pool", "with_nsp", "with_mlm")
+HEAD_OPTIONS = ("with_nsp", "with_pool", "with_mlm")
 POSITION_OPTIONS = ("hierarchical_position", "position_offset", "position_skips_padding")
 
 _HF_BLOCK = "bert.encoder.layer.{i}."

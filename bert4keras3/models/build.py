@@ -70,8 +70,9 @@ def build_transformer_model(
         application = "lm" if causal and application == "encoder" else application
     config = with_aliases(config)
     cls = _extend(find_family(model), application)
-    # A file may have sizes of parts that the family lacks; only an argument asks for them.
-    config = {k: v for k, v in config.items() if k not in cls.lacks or k.startswith("with_")}
+    if "segment_vocab_size" in cls.lacks:
+        # Files of every family have it; only an argument asks for segments.
+        config.pop("segment_vocab_size", None)
     if config_path is not None:
         for name, advice in cls.config_advice.items():
             if name not in config and name not in with_aliases(kwargs):

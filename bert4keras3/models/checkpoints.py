@@ -1,5 +1,6 @@
 """Loading and saving a model's weights: TensorFlow, Hugging Face and Keras files."""
 
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -201,42 +202,25 @@ class Checkpoints:
         return name
 
     def _fill(self, items, source, unused):
-        return fill(
+        new = self._new_head_layers(items, source)
+        items = [item for item in items if item.layer not in new]
+        report = fill(
             items, source.path, self.ignore_invalid_weights, self.autoresize_weights, unused
         )
+        if new:
+            warnings.warn(
+                f"{source.path} has no head for {self.head}: {[x.name for x in new]} keep their "
+                "initial values and are to be trained",
+                stacklevel=4,
+            )
+        return report
 
-    def load_weights(self, path):
-        """Fill the model from a Keras `.weights.h5` file.
-
-        A file whose token tables have the model's number of rows loads as it is;
-        of a file with the whole vocabulary, rows are selected by `keep_tokens`.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            CheckpointError: it is unreadable, or does not fit the model.
-        """
-        from bert4keras3.weights.h5 import KerasWeights, variable_paths
-
-        path = _existing(path)
-        vocabulary = self._vocabulary_variables()
-        with KerasWeights(path) as source:
-
-            def reader(name, variable):
-                def read():
-                    value, tensor = source[name], vocabulary.get(id(variable))
-                    if tensor is None or value.shape == tuple(variable.shape):
-                        return value
-                    return tensor.read(tensor.write(value), self.load_embeddings)
-
-                return read
-
-            places = variable_paths(self.model)
-            items = [
-                Item(self.model.get_layer(owner), variable, name, reader(name, variable))
-                for name, (owner, variable) in places.items()
-            ]
-            unused = {n for n in source if n not in places and "seed_generator" not in n}
-            self.load_report = self._fill(items, source, unused)
+    def _new_head_layers(self, items, source):
+        """The task head's layers that a file has nothing of: it was saved without the head."""
+        names = [self.prefixed(name) for name in ("Pooler-Dense", "Classifier")]
+        layers = [self.layers[name] for name in names if self.head and name in self.layers]
+        known = [item.layer for item in items if self._find(source, item.name) in source]
+        return [layer for layer in layers if layer not in known]
 
     def _vocabulary_variables(self):
         """`{id: Tensor}` of the variables that have one row a token."""

@@ -29,8 +29,8 @@ class ELECTRA(BERT):
     applications = ("encoder",)
     lacks = HEAD_OPTIONS
     config_advice = {
-        "segment_vocab_size": "no type_vocab_size, so there are 2 segments, as in Google's ELECTRA: "
-        'add "type_vocab_size": 2, or 0 for a model without segments'
+        "segment_vocab_size": "no type_vocab_size, so there are 2 segments, as in Google's "
+        'ELECTRA: add "type_vocab_size": 2, or 0 for a model without segments'
     }
     huggingface_prefix = "electra."
     huggingface_ties = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}

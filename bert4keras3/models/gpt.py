@@ -130,7 +130,9 @@ _ML_BLOCK = "newslm/layer{i:02}/"
 
 @family("gpt2_ml")
 class GPT2_ML(GPT):
-    """GPT2-ML. Att --> Add --> LN --> FFN --> Add --> LN, causal; the first LN is beside the residual.
+    """GPT2-ML. Att --> Add --> LN --> FFN --> Add --> LN, causal.
+
+    The first norm is before the feed-forward layer only: what is added is not normalised.
 
     Args:
         **kwargs: as `GPT`.

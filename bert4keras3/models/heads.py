@@ -45,16 +45,12 @@ TWO_LAYERS = {
 HEADS = {
     "sequence_classification": Head("first", "tanh", rows=CLASSIFIER),
     "token_classification": Head(rows=CLASSIFIER),
-    "question_answering": Head(
-        num_labels=2, rows={"Classifier": "qa_outputs.{weight:T,bias}"}
-    ),
+    "question_answering": Head(num_labels=2, rows={"Classifier": "qa_outputs.{weight:T,bias}"}),
 }
 # Of the causal models: the last token has seen everything.
 CAUSAL_HEADS = {
     **HEADS,
-    "sequence_classification": Head(
-        "last", use_bias=False, rows={"Classifier": "score.weight:T"}
-    ),
+    "sequence_classification": Head("last", use_bias=False, rows={"Classifier": "score.weight:T"}),
 }
 
 

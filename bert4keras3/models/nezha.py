@@ -10,8 +10,6 @@ from bert4keras3.models.registry import family
 class NEZHA(BERT):
     """NEZHA. Att --> Add --> LN --> FFN --> Add --> LN, with typical relative positions.
 
-    NEZHA-Gen is the same graph with `application='lm'`.
-
     Args:
         **kwargs: as `BERT`; max_position has no effect, any length will do.
 

@@ -1,13 +1,11 @@
 """RoFormer and RoFormerV2: BERT with rotary positions; V2 without biases and norm weights."""
 
-import numpy as np
-
+from bert4keras3.backend import DepthScaled
 from bert4keras3.layers import Activation, Dense, Dropout, SinusoidalPositionEmbedding
 from bert4keras3.models.bert import BERT, POSITION_OPTIONS
 from bert4keras3.models.heads import TWO_LAYERS, Head
 from bert4keras3.models.nezha import NEZHA
 from bert4keras3.models.registry import family
-from bert4keras3.ops import keras
 
 
 @family("roformer", huggingface=("roformer",))
@@ -44,7 +42,9 @@ class RoFormer(NEZHA):
 
     def compute_position_bias(self, inputs=None):
         if self.position_bias is None:
-            ids = self.inputs[1 + bool(self.segment_vocab_size)] if self.custom_position_ids else None
+            ids = (
+                self.inputs[1 + bool(self.segment_vocab_size)] if self.custom_position_ids else None
+            )
             self.position_bias = self.apply(
                 self.simplify([inputs, ids]),
                 SinusoidalPositionEmbedding,
@@ -56,43 +56,11 @@ class RoFormer(NEZHA):
         return self.position_bias
 
 
-@keras.saving.register_keras_serializable("bert4keras3")
-class DepthScaled(keras.initializers.Initializer):
-    """Truncated normal numbers, smaller for deeper models; for blocks without norm weights.
-
-    Args:
-        num_hidden_layers: depth of the model.
-        order: numbers shrink with depth^(1 / order).
-        seed: as in Keras.
-
-    Source: https://kexue.fm/archives/8978
-    """
-
-    def __init__(self, num_hidden_layers, order=2, seed=None):
-        self.num_hidden_layers = num_hidden_layers
-        self.order = order
-        self.seed = seed
-
-    def __call__(self, shape, dtype=None):
-        # Of a token or segment table the vectors' size counts, of a kernel what goes in.
-        table = shape[0] > 10000 or shape[0] < 10
-        size = shape[1] if table else shape[0]
-        # 1.1368… is what truncation at two deviations takes away.
-        stddev = 1.13684723 / np.sqrt(size) * self.num_hidden_layers ** (-1 / self.order)
-        return keras.initializers.TruncatedNormal(stddev=float(stddev), seed=self.seed)(shape, dtype)
-
-    def get_config(self):
-        return {
-            "num_hidden_layers": self.num_hidden_layers,
-            "order": self.order,
-            "seed": self.seed,
-        }
-
-
 def without_biases(table):
     """A TensorFlow table less the biases and the norms' weights."""
     return {
-        layer: None if row is None or "{beta,gamma}" in row or ":vocab" in row and "bias" in row
+        layer: None
+        if row is None or "{beta,gamma}" in row or ":vocab" in row and "bias" in row
         else row.replace("/{kernel,bias}", "/kernel")
         for layer, row in table.items()
     }
@@ -100,7 +68,9 @@ def without_biases(table):
 
 @family("roformer_v2")
 class RoFormerV2(RoFormer):
-    """RoFormerV2. Att --> Add --> RMS --> FFN --> Add --> RMS, no bias anywhere, norms without weights.
+    """RoFormerV2. Att --> Add --> RMS --> FFN --> Add --> RMS
+
+    No layer has biases, the norms have no weights.
 
     Args:
         **kwargs: as `BERT`.

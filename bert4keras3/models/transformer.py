@@ -444,9 +444,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
 
     def feed_forward(self, inputs, name):
         """The family's feed-forward layer."""
-        return self.apply(
-            inputs, self.feed_forward_class, name=name, **self.feed_forward_options()
-        )
+        return self.apply(inputs, self.feed_forward_class, name=name, **self.feed_forward_options())
 
     def feed_forward_options(self):
         """Constructor arguments of the family's feed-forward layers."""
