@@ -222,6 +222,39 @@ class Checkpoints:
         known = [item.layer for item in items if self._find(source, item.name) in source]
         return [layer for layer in layers if layer not in known]
 
+    def load_weights(self, path):
+        """Fill the model from a Keras `.weights.h5` file.
+
+        A file whose token tables have the model's number of rows loads as it is;
+        of a file with the whole vocabulary, rows are selected by `keep_tokens`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is unreadable, or does not fit the model.
+        """
+        from bert4keras3.weights.h5 import KerasWeights, variable_paths
+
+        path = _existing(path)
+        vocabulary = self._vocabulary_variables()
+        with KerasWeights(path) as source:
+
+            def reader(name, variable):
+                def read():
+                    value, tensor = source[name], vocabulary.get(id(variable))
+                    if tensor is None or value.shape == tuple(variable.shape):
+                        return value
+                    return tensor.read(tensor.write(value), self.load_embeddings)
+
+                return read
+
+            places = variable_paths(self.model)
+            items = [
+                Item(self.model.get_layer(owner), variable, name, reader(name, variable))
+                for name, (owner, variable) in places.items()
+            ]
+            unused = {n for n in source if n not in places and "seed_generator" not in n}
+            self.load_report = self._fill(items, source, unused)
+
     def _vocabulary_variables(self):
         """`{id: Tensor}` of the variables that have one row a token."""
         found = {}
