@@ -17,7 +17,7 @@ from bert4keras3.generation.loop import (
     repeat_rows,
     step_rows,
 )
-from bert4keras3.generation.programs import cached_programs, fetch, whole_rows
+from bert4keras3.generation.programs import cached_programs, fetch, new_tokens, whole_rows
 from bert4keras3.models.decoding import map_rows
 
 WORST = -1e9
@@ -74,17 +74,12 @@ def beam_search(
 
 
 def _best(carry, prompt, samples):
-    start = int(carry["starts"][prompt * carry["kept"].shape[1]])
-    found = []
+    start = carry["starts"][prompt * carry["kept"].shape[1]]
+    kept, found = carry.get("kept_log_probs"), []
     for beam in range(samples):
-        part = slice(start, int(carry["kept_lengths"][prompt, beam]))
-        kept = carry.get("kept_log_probs")
-        found.append(
-            (
-                carry["kept"][prompt, beam, part].tolist(),
-                None if kept is None else kept[prompt, beam, part].tolist(),
-            )
-        )
+        end = carry["kept_lengths"][prompt, beam]
+        log_probs = None if kept is None else kept[prompt, beam]
+        found.append(new_tokens(carry["kept"][prompt, beam], log_probs, start, end))
     return found
 
 

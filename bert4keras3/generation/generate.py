@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from bert4keras3.generation.beam import beam_search
 from bert4keras3.generation.options import Options, whole
-from bert4keras3.generation.programs import fetch, programs, whole_rows
+from bert4keras3.generation.programs import fetch, new_tokens, programs, whole_rows
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.ops import keras
@@ -96,15 +96,12 @@ def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples,
     begin, go_on = programs(transformer, plan, prompt_length)
     carry = go_on(begin(whole_rows(arrays, seeds, settings)), np.int32(arrays["ids"].shape[1]))
     carry = fetch(carry)
-    found = [_new(carry, row) for row in range(len(carry["ids"]))]
-    return [found[i : i + samples] for i in range(0, len(found), samples)]
-
-
-def _new(carry, row):
-    """A row's new ids and their log-probabilities, None where not asked for."""
-    part = slice(int(carry["starts"][row]), int(carry["lengths"][row]))
     kept = carry.get("log_probs")
-    return carry["ids"][row, part].tolist(), None if kept is None else kept[row, part].tolist()
+    found = [
+        new_tokens(carry["ids"][row], None if kept is None else kept[row], start, end)
+        for row, (start, end) in enumerate(zip(carry["starts"], carry["lengths"], strict=True))
+    ]
+    return [found[i : i + samples] for i in range(0, len(found), samples)]
 
 
 def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **options):

@@ -61,3 +61,8 @@ def whole_rows(arrays, seeds, settings):
     """The input of a start: numbers are float32 on every backend."""
     numbers = {name: np.float32(value) for name, value in settings.items()}
     return {**arrays, "seeds": seeds, "settings": numbers}
+
+
+def new_tokens(ids, log_probs, start, end):
+    """A row's new ids as a list, and their log-probabilities, None where not asked for."""
+    return ids[start:end].tolist(), None if log_probs is None else log_probs[start:end].tolist()

@@ -10,6 +10,7 @@ from bert4keras3.backend import (
 )
 from bert4keras3.layers.base import Layer, fresh, register_layer
 from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.memory import empty_memory, filled_slots, remember
 from bert4keras3.ops import keras
 
 EinsumDense = keras.layers.EinsumDense
@@ -128,32 +129,23 @@ class MultiHeadAttention(Layer):
         for short, long, shape, heads, size in sizes:
             if self.use_EinsumDense:
                 options = {"equation": "btd,ndh->btnh", "output_shape": (None, heads, size)}
-                self._add(EinsumDense, f"{long}_dense", shape, **options)
+                self._add(f"{long}_dense", EinsumDense, shape, **options)
             else:
                 options = {"units": heads * size, "use_bias": self.use_bias}
-                self._add(Dense, f"{short}_dense", shape, **options)
+                self._add(f"{short}_dense", Dense, shape, **options)
         if self.use_EinsumDense and not self.flatten_o_dense:
             options = {"equation": "btnh,nhd->btd", "output_shape": (None, self.out_dim)}
             split = (*query[:-1], self.query_head, self.head_size)
-            self._add(EinsumDense, "output_dense", split, **options)
+            self._add("output_dense", EinsumDense, split, **options)
         else:
             joined = (*query[:-1], self.query_head * self.head_size)
-            self._add(Dense, "o_dense", joined, units=self.out_dim, use_bias=self.o_bias)
+            self._add("o_dense", Dense, joined, units=self.out_dim, use_bias=self.o_bias)
         if self.attention_dropout:
             self.dropout = keras.layers.Dropout(self.attention_dropout, dtype=self.dtype_policy)
         self.built = True
 
-    def _add(self, layer_class, name, input_shape, **options):
-        """Make a projection; its attribute's name is file format."""
-        layer = layer_class(
-            kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name=name,
-            **options,
-        )
-        layer.supports_masking = True
-        layer.build(input_shape)
-        setattr(self, name, layer)
+    def _add(self, *arguments, **options):
+        self.add_layer(*arguments, kernel_initializer=fresh(self.kernel_initializer), **options)
 
     def _project(self, query, key, value):
         """Queries `(batch, n, query_head, key_size)`, keys and values likewise."""
@@ -225,15 +217,9 @@ class MultiHeadAttention(Layer):
             key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (key, value))
         else:
             if positions is not None and (indexed or not use_cache):
-                state = {
-                    "k": ops.write_heads(state["k"], key, positions),
-                    "v": ops.write_heads(state["v"], value, positions),
-                }
+                state = remember(state, key, value, positions)
             key, value = state["k"], state["v"]
-            visible = None
-            if lengths is not None:
-                slots = ops.arange(ops.shape(key)[2], dtype="int32")
-                visible = slots[None] < ops.cast(lengths, "int32")[:, None]
+            visible = None if lengths is None else filled_slots(state, lengths)
         output, scores = self._attend(query, key, value, visible, parts, training)
         output = self._project_output(output)
         result = [output, scores] if self.return_attention_scores else output
@@ -336,11 +322,8 @@ class MultiHeadAttention(Layer):
 
     def initial_state(self, batch, slots):
         """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`."""
-        shape, dtype = (batch, self.heads, slots), ops.cache_dtype(self.compute_dtype)
-        return {
-            "k": ops.zeros((*shape, self.key_size), dtype=dtype),
-            "v": ops.zeros((*shape, self.head_size), dtype=dtype),
-        }
+        sizes = (self.key_size, self.head_size)
+        return empty_memory(batch, self.heads, slots, *sizes, self.compute_dtype)
 
     # ------------------------------------------------------------------ specs
 

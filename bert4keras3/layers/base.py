@@ -46,6 +46,13 @@ class Layer(Direct, Configured, keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
 
+    def add_layer(self, name, layer_class, input_shape, **options):
+        """Make and build a layer of this layer's dtype; `name`, its attribute, is file format."""
+        layer = layer_class(dtype=self.dtype_policy, name=name.strip("_"), **options)
+        layer.supports_masking = True
+        layer.build(tuple(input_shape))
+        setattr(self, name, layer)
+
 
 def _argument_names(cls):
     """Named arguments of the constructors of a class, down to Keras' own."""

@@ -6,9 +6,11 @@ from bert4keras3 import ops
 from bert4keras3.backend import attention_normalize, flatten
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
 from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.memory import empty_memory, filled_slots, remember
 from bert4keras3.ops import keras
 
 EinsumDense = keras.layers.EinsumDense
+LayerNormalization = keras.layers.LayerNormalization  # its weights: gamma, then beta
 
 
 @register_layer
@@ -43,10 +45,7 @@ class DebertaRelativeEmbedding(Layer):
         self.rel_embedding = self.add_weight(
             shape=shape, initializer=self.kernel_initializer, name="rel_embedding"
         )
-        self.layer_norm = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
-        )
-        self.layer_norm.build(shape)
+        self.add_layer("layer_norm", LayerNormalization, shape, epsilon=self.layer_norm_epsilon)
         self.built = True
 
     def call(self, inputs):
@@ -108,23 +107,15 @@ class DisentangledSelfAttention(Layer):
         # File format: the attributes' names.
         for name in ("query", "key", "value"):
             options = {"output_shape": (None, self.num_heads, self.head_size), "bias_axes": "nh"}
-            self._add(EinsumDense, name, shape, equation="btd,dnh->btnh", **options)
-        self._add(Dense, "output", shape, units=self.hidden_dim)
+            self._add(f"_{name}_dense", EinsumDense, shape, equation="btd,dnh->btnh", **options)
+        self._add("_output_dense", Dense, shape, units=self.hidden_dim)
         if self.dropout:
             self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
             self.table_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
         self.built = True
 
-    def _add(self, layer_class, name, input_shape, **options):
-        layer = layer_class(
-            kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name=f"{name}_dense",
-            **options,
-        )
-        layer.supports_masking = True
-        layer.build(input_shape)
-        setattr(self, f"_{name}_dense", layer)
+    def _add(self, *arguments, **options):
+        self.add_layer(*arguments, kernel_initializer=fresh(self.kernel_initializer), **options)
 
     def call(
         self,
@@ -164,13 +155,10 @@ class DisentangledSelfAttention(Layer):
             at = ops.arange(ops.shape(x)[1], dtype="int32")
             distance = at[None, :, None] - at
         else:
-            state = {
-                "k": ops.write_heads(state["k"], key, positions),
-                "v": ops.write_heads(state["v"], value, positions),
-            }
+            state = remember(state, key, value, positions)
             key, value = state["k"], state["v"]
+            visible = filled_slots(state, lengths)
             slots = ops.arange(ops.shape(key)[2], dtype="int32")
-            visible = slots[None] < ops.cast(lengths, "int32")[:, None]
             distance = ops.cast(positions, "int32")[:, :, None] - slots
         scores = self._scores(query, key, table, distance, training)
         bias = rest[0] if rest else None
@@ -218,8 +206,8 @@ class DisentangledSelfAttention(Layer):
 
     def initial_state(self, batch, slots):
         """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`."""
-        shape = (batch, self.num_heads, slots, self.head_size)
-        return {name: ops.zeros(shape, ops.cache_dtype(self.compute_dtype)) for name in "kv"}
+        sizes = (self.head_size, self.head_size)
+        return empty_memory(batch, self.num_heads, slots, *sizes, self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         return mask[0] if isinstance(mask, (list, tuple)) else mask
@@ -267,18 +255,17 @@ class MaskedLMHead(Layer):
         self.output_bias = self.add_weight(
             shape=(self.vocab_size,), initializer="zeros", name="output_bias"
         )
-        self._intermediate_dense = Dense(
-            self.embedding_size,
+        self.add_layer(
+            "_intermediate_dense",
+            Dense,
+            input_shape,
+            units=self.embedding_size,
             activation=activation_function(self.intermediate_activation),
             kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name="intermediate_dense",
         )
-        self._intermediate_dense.build(tuple(input_shape))
-        self._intermediate_layer_norm = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name="intermediate_layer_norm"
-        )
-        self._intermediate_layer_norm.build((*input_shape[:-1], self.embedding_size))
+        shape = (*input_shape[:-1], self.embedding_size)
+        options = {"epsilon": self.layer_norm_epsilon}
+        self.add_layer("_intermediate_layer_norm", LayerNormalization, shape, **options)
         self.built = True
 
     def call(self, inputs, mode="transform"):

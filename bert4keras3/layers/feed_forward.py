@@ -50,16 +50,15 @@ class FeedForward(Layer):
 
     def add_dense(self, name, units, input_shape, activation=None):
         """Make a Dense; the name of its attribute is file format."""
-        dense = Dense(
-            units,
+        self.add_layer(
+            name,
+            Dense,
+            input_shape,
+            units=units,
             activation=activation_function(activation),
             use_bias=self.use_bias,
             kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name=name,
         )
-        dense.build(input_shape)
-        setattr(self, name, dense)
 
     def call(self, inputs):
         x = self.i0_dense(inputs)

@@ -4,6 +4,7 @@ from bert4keras3 import ops
 from bert4keras3.backend import apply_rotary_position_embeddings, attention_normalize
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
 from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.memory import empty_memory, filled_slots, remember
 from bert4keras3.layers.norms import ScaleOffset
 from bert4keras3.ops import keras
 
@@ -64,9 +65,8 @@ class GatedAttentionUnit(Layer):
         if self.self_attention:
             self._add_dense("i_dense", 2 * self.units + self.key_size, query)
             for name in ("q_scaleoffset", "k_scaleoffset"):
-                layer = ScaleOffset(offset=self.use_bias, dtype=self.dtype_policy, name=name)
-                layer.build((*query[:-1], self.key_size))
-                setattr(self, name, layer)
+                shape = (*query[:-1], self.key_size)
+                self.add_layer(name, ScaleOffset, shape, offset=self.use_bias)
         else:
             self._add_dense("u_dense", self.units, query)
             self._add_dense("q_dense", self.key_size, query)
@@ -83,16 +83,15 @@ class GatedAttentionUnit(Layer):
         self.built = True
 
     def _add_dense(self, name, units, input_shape, activation="own", use_bias=None):
-        layer = Dense(
-            units,
+        self.add_layer(
+            name,
+            Dense,
+            input_shape,
+            units=units,
             activation=activation_function(self.activation if activation == "own" else activation),
             use_bias=self.use_bias if use_bias is None else use_bias,
             kernel_initializer=fresh(self.kernel_initializer),
-            dtype=self.dtype_policy,
-            name=name,
         )
-        layer.build(tuple(input_shape))
-        setattr(self, name, layer)
 
     def _sources(self, inputs):
         """Of the inputs (or their shapes, or masks) those of query, key and value."""
@@ -136,13 +135,9 @@ class GatedAttentionUnit(Layer):
             query, key = apply_rotary_position_embeddings(rotary, query, key)
         visible = self._visible(mask)
         if state is not None:
-            state = {
-                "k": ops.write_heads(state["k"], key[:, :, None], positions),
-                "v": ops.write_heads(state["v"], value[:, :, None], positions),
-            }
+            state = remember(state, key[:, :, None], value[:, :, None], positions)
             key, value = state["k"][:, 0], state["v"][:, 0]
-            slots = ops.arange(ops.shape(key)[1], dtype="int32")
-            visible = slots[None] < ops.cast(lengths, "int32")[:, None]
+            visible = filled_slots(state, lengths)
         scores = ops.matmul(ops.cast(query, key.dtype), ops.transpose(key, (0, 2, 1)))
         if self.attention_scale:
             scores = scores / self.key_size**0.5
@@ -187,10 +182,9 @@ class GatedAttentionUnit(Layer):
 
     def initial_state(self, batch, slots):
         """Empty keys and values: `{"k", "v"}` of `(batch, 1, slots, size)`."""
-        dtype = ops.cache_dtype(self.compute_dtype)
         low = self.factorization and not self.self_attention
-        sizes = {"k": self.key_size, "v": self.key_size if low else self.units}
-        return {name: ops.zeros((batch, 1, slots, size), dtype) for name, size in sizes.items()}
+        sizes = (self.key_size, self.key_size if low else self.units)
+        return empty_memory(batch, 1, slots, *sizes, self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         return mask[0] if isinstance(mask, (list, tuple)) else mask

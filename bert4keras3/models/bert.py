@@ -12,6 +12,7 @@ from bert4keras3.layers import (
     PositionEmbedding,
     ScaleOffset,
 )
+from bert4keras3.models.decoding import as_list
 from bert4keras3.models.heads import HEADS, TWO_LAYERS, Head
 from bert4keras3.models.registry import family
 from bert4keras3.models.transformer import Transformer
@@ -152,7 +153,7 @@ class BERT(Transformer):
         return inputs if len(inputs) > 1 else inputs[0]
 
     def apply_embeddings(self, inputs):
-        inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        inputs = as_list(inputs)
         x = self.embed_tokens(inputs.pop(0))
         if self.segment_vocab_size:
             x = self.add_segments(x, inputs.pop(0))

@@ -118,7 +118,7 @@ class Stepwise:
                 f"{type(self).__name__} computes its own attention mask: initial_states needs "
                 "the inputs at full length"
             )
-        symbolic, self.inputs = self.inputs, _as_list(inputs)
+        symbolic, self.inputs = self.inputs, as_list(inputs)
         self._reset()
         try:
             return self.compute_attention_bias()
@@ -149,7 +149,7 @@ class Stepwise:
             rows = _rows(mask, positions)
             # Shadows the method: a subclass's own code finds the rows of this step.
             self.compute_attention_bias = lambda inputs=None: rows
-        symbolic, self.inputs = self.inputs, _as_list(inputs)
+        symbolic, self.inputs = self.inputs, as_list(inputs)
         # With memory in the final layers every token must pass through them.
         self.decoding = Decoding(
             states, positions, ops.cast(lengths, "int32"), slots, last and not self._ends_stateful
@@ -158,7 +158,7 @@ class Stepwise:
             outputs = self._forward(inputs)
             self.decoding.check_all_remembered()
             if last:
-                outputs = _as_list(outputs)[-1]
+                outputs = as_list(outputs)[-1]
                 if self._ends_stateful or self.decoding.cuts:
                     self.decoding.cuts = True
                     outputs = self.decoding.cut(outputs)
@@ -204,5 +204,8 @@ def _rows(mask, positions):
     return ops.take_along_axis(ops.broadcast_to(mask, shape), index, axis=-2)
 
 
-def _as_list(x):
+def as_list(x):
+    """A list of what is one, several or None."""
+    if x is None:
+        return []
     return list(x) if isinstance(x, (list, tuple)) else [x]

@@ -14,7 +14,7 @@ from bert4keras3.layers import (
     MultiHeadAttention,
 )
 from bert4keras3.models.checkpoints import Checkpoints
-from bert4keras3.models.decoding import Stepwise, call_parameters
+from bert4keras3.models.decoding import Stepwise, as_list, call_parameters
 from bert4keras3.models.generating import Generating
 from bert4keras3.models.heads import Headed
 from bert4keras3.ops import keras
@@ -236,13 +236,13 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
 
     def set_inputs(self, inputs, additional_input_layers=None):
         """Set `self.inputs` (a list) and `self.input` (the tensor, where it is one)."""
-        inputs = _as_list(inputs) + _as_list(additional_input_layers)
+        inputs = as_list(inputs) + as_list(additional_input_layers)
         self.inputs = inputs
         self.input = inputs if len(inputs) > 1 else inputs[0]
 
     def set_outputs(self, outputs):
         """Set `self.outputs` (a list) and `self.output` (the tensor, where it is one)."""
-        outputs = _as_list(outputs)
+        outputs = as_list(outputs)
         self.outputs = outputs
         self.output = outputs if len(outputs) > 1 else outputs[0]
 
@@ -453,9 +453,3 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             "activation": self.hidden_act,
             "kernel_initializer": self.initializer,
         }
-
-
-def _as_list(x):
-    if x is None:
-        return []
-    return list(x) if isinstance(x, (list, tuple)) else [x]

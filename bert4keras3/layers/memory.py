@@ -1,0 +1,26 @@
+"""The keys and values an attention layer remembers while decoding."""
+
+from bert4keras3 import ops
+
+
+def empty_memory(batch, heads, slots, key_size, value_size, dtype):
+    """A state without tokens: `{"k", "v"}` of `(batch, heads, slots, size)`."""
+    shape, dtype = (batch, heads, slots), ops.cache_dtype(dtype)
+    return {
+        "k": ops.zeros((*shape, key_size), dtype=dtype),
+        "v": ops.zeros((*shape, value_size), dtype=dtype),
+    }
+
+
+def remember(state, key, value, positions):
+    """The state with new keys and values `(batch, n, heads, size)` at `positions` `(batch, n)`."""
+    return {
+        "k": ops.write_heads(state["k"], key, positions),
+        "v": ops.write_heads(state["v"], value, positions),
+    }
+
+
+def filled_slots(state, lengths):
+    """bool `(batch, slots)`: the slots that hold tokens."""
+    slots = ops.arange(ops.shape(state["k"])[2], dtype="int32")
+    return slots[None] < ops.cast(lengths, "int32")[:, None]
