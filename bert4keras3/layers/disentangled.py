@@ -288,5 +288,5 @@ def _swap(x):
 
 def _gather(scores, rows):
     """Of `(batch, heads, n, rows)` the entries `(batch or 1, 1, n, m)` along the last axis."""
-    shape = (*ops.shape(scores)[:3], rows.shape[-1])
+    shape = (*ops.shape(scores)[:3], ops.shape(rows)[-1])
     return ops.take_along_axis(scores, ops.broadcast_to(rows, shape), axis=-1)

@@ -49,6 +49,9 @@ def extend_with_unified_language_model(BaseModel):
 
 
 def _extend(Mask, BaseModel):
+    if issubclass(BaseModel, Mask):
+        return BaseModel  # a causal family is a language model as it is
+
     class LanguageModel(Mask, BaseModel):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
