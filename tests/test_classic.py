@@ -227,3 +227,73 @@ def test_every_documented_class_is_there():
 def test_the_table_of_models_is_up_to_date():
     script = Path(__file__).parent.parent / "docs" / "make_models.py"
     subprocess.run([sys.executable, script, "--check"], check=True)
+
+
+# ------------------------------------------------------- what a review once found
+
+
+def test_a_row_must_name_every_weight(tmp_path):
+    gated = build("bert", hidden_act=["gelu", "linear"], intermediate_size=16)
+    with pytest.raises(CheckpointError, match="no place for the layers .'Transformer-0-FeedForw"):
+        gated.save_weights_as_checkpoint(tmp_path / "model.ckpt")
+    assert not list(tmp_path.iterdir())
+    build("bert", intermediate_size=16).save_weights_as_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(CheckpointError, match="'Transformer-0-FeedForward' has 6 weights.*names 4"):
+        gated.load_weights_from_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("name", ["gau", "gpt2_ml", "roformer_v2"])
+def test_small_embeddings_are_saved_whole(name, tmp_path):
+    arguments = {"embedding_size": 8}
+    if name == "gpt2_ml":
+        arguments["final_activation"] = False
+    model, other = build(name, **arguments), build(name, **arguments)
+    model.save_weights_as_checkpoint(tmp_path / "model.ckpt")
+    for variable in other.model.weights:
+        variable.assign(np.zeros(variable.shape, "float32"))
+    other.load_weights_from_checkpoint(tmp_path / "model.ckpt")
+    for a, b in zip(model.model.weights, other.model.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize("model", ["gpt", "gpt2", "gpt2_ml", "llama", "gemma"])
+def test_a_causal_family_is_a_language_model(model):
+    assert make(model, application="lm").attention_kind == "causal"
+
+
+def test_unilm_of_llama_sees_segment_0_both_ways():
+    unilm = build("llama", application="unilm", segment_vocab_size=2)
+    tokens, segments = inputs_for(unilm)
+    segments[:] = np.arange(9) > 4
+    other = tokens.copy()
+    other[:, 4] = tokens[:, 4] % 40 + 3
+    a, b = (predict(unilm.model, [x, segments])[0] for x in (tokens, other))
+    assert np.abs(a[:, 0] - b[:, 0]).max() > 1e-4
+
+
+def test_unilm_needs_segments_whatever_other_inputs_there_are():
+    with pytest.raises(ValueError, match="needs segment ids.*'Input-Position'"):
+        make("bert", application="unilm", segment_vocab_size=0, custom_position_ids=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("nezha", {"attention_key_size": 12}, "attention_key_size 12 must be"),
+        ("deberta", {"attention_key_size": 12}, "attention_head_size, attention_key_size"),
+        ("deberta", {"bucket_size": 1}, "bucket_size: expected 2 or more, got 1"),
+        ("roformer", {"attention_key_size": 7}, "output_dim: expected an even one, got 7"),
+        ("bert", {"hierarchical_position": 1.5}, "a number between 0 and 1, got 1.5"),
+        ("bert", {"num_attention_heads": 0}, "num_attention_heads: expected 1 or more"),
+        ("bert", {"labels": ["a", "b"]}, "give head, too"),
+        ("gau", {"attention_caches": {"Nothing": []}}, "attention_caches: .'Nothing'"),
+    ],
+)
+def test_sizes_and_options_that_cannot_be(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(model, **arguments)
+
+
+def test_flags_may_be_numbers():
+    assert make("bert", with_mlm=1).with_mlm is True
+    assert make("gpt2", final_activation=0).output.shape[-1] == 16

@@ -141,7 +141,7 @@ def test_errors_name_the_layer_and_what_was_expected():
 
 
 @pytest.mark.parametrize(
-    ("buckets", "limit"), [(256, 512), (8, 512), (6, 40), (32, 100), (256, 40)]
+    ("buckets", "limit"), [(256, 512), (8, 512), (6, 40), (32, 100), (256, 40), (5, 8)]
 )
 def test_buckets_are_those_of_transformers(buckets, limit):
     torch = pytest.importorskip("torch")
@@ -152,6 +152,7 @@ def test_buckets_are_those_of_transformers(buckets, limit):
     )
     expected = np.clip(relative.numpy()[0] + buckets, 0, 2 * buckets - 1)
     layer = DisentangledSelfAttention(1, 8, max_position_embeddings=limit, bucket_size=buckets)
+    layer.build([(1, length, 8), (2 * buckets, 8)])
     at = np.arange(length)
     found = numpy(layer._rows(tensor((at[:, None] - at).astype("int32"))))
     np.testing.assert_array_equal(found, expected)

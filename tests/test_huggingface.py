@@ -210,7 +210,7 @@ def test_unsupported_configurations_say_so(tmp_path):
         ({"model_type": "perceiver"}, "model_type: expected one of .*found 'perceiver'"),
         ({"position_embedding_type": "relative_key"}, "expected 'absolute', found 'relative_key'"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"hidden_act": "mish2"}, "unknown activation 'mish2'"),
+        ({"hidden_act": "mish2"}, "hidden_act: expected one of .*found 'mish2'"),
         ({"vocab_size": 98}, r"Embedding-Token.*expected \(98, 32\), found \(99, 32\)"),
         ({"num_hidden_layers": 3}, "Transformer-2-.*missing|missing"),
     ):
@@ -237,7 +237,13 @@ def test_unsupported_configurations_say_so(tmp_path):
         ("bert_realformer", {}, "residual_attention_scores"),
         ("bert_no_segments", {}, "no segments"),
         ("bert_wide_keys", {}, "head sizes"),
-        ("roberta", {"with_nsp": True}, "class for"),
+        ("roberta", {"with_nsp": True, "pad_token_id": 1}, "class for"),
+        ("roberta", {}, "position_offset=2"),
+        ("bert", {"hidden_act": "leaky_relu"}, "no activation 'leaky_relu'"),
+        ("bert", {"query_head": 4}, "query heads"),
+        ("bert", {"o_bias": False}, "no output bias"),
+        ("distilbert_lm", {}, "a causal mask"),
+        ("distilbert", {"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon=0.001"),
     ],
 )
 def test_what_hugging_face_has_not_cannot_be_exported(name, arguments, message, tmp_path):

@@ -1,6 +1,7 @@
 """The classic families beside random tiny models of transformers.  Needs torch and transformers."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -226,3 +227,97 @@ def test_what_hugging_face_has_not_cannot_be_exported(arguments, message, tmp_pa
     with pytest.raises(CheckpointError, match=message):
         transformer.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------- what a review once found
+
+
+def test_albert_with_token_vectors_of_the_hidden_size(tmp_path):
+    theirs = saved("albert", "Model", tmp_path / "theirs", embedding_size=32)
+    ours = build_transformer_model(tmp_path / "theirs", return_keras_model=False)
+    ids, mask = batch(theirs.config, False)
+    found = predict(ours.model, our_inputs(ours, ids))[0]
+    assert_close(found[mask], their_outputs(theirs, ids, mask)[0][mask])
+    ours.save_pretrained(tmp_path / "ours")
+    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
+    assert_close(their_outputs(again, ids, mask)[0][mask], found[mask])
+
+
+@pytest.mark.parametrize("key", ["relative_attention", "pos_att_type", "share_att_key"])
+def test_what_a_deberta_does_not_say_it_has_not(key, tmp_path):
+    saved("deberta-v2", "Model", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config.pop(key)
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"config.json: {key}: expected .*, found"):
+        build_transformer_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["albert", "roformer", "deberta"])
+def test_our_own_models_are_exported(name, tmp_path):
+    from tiny import build, inputs_for
+
+    ours = build(name) if name == "deberta" else build(name, with_pool=False)
+    with warnings.catch_warnings(record=True):
+        ours.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    theirs = getattr(transformers, config["architectures"][0]).from_pretrained(tmp_path).eval()
+    arrays = inputs_for(ours)
+    if len(arrays) > 1:
+        arrays[1][:] = 0
+    mask = np.ones_like(arrays[0], bool)
+    expected = their_outputs(theirs, arrays[0], mask)[0]
+    assert_close(predict(ours.model, arrays)[-1], expected, 1e-3 if name == "deberta" else 1e-5)
+
+
+def test_one_epsilon_for_all_norms_is_said(tmp_path):
+    from tiny import build
+
+    with pytest.warns(UserWarning, match="one epsilon for all norms: {'MLM_Head': 1e-05}"):
+        build("deberta").save_pretrained(tmp_path)
+
+
+def test_gelu_of_gpt_is_the_tanh_form(tmp_path):
+    from tiny import build
+
+    arguments = {"segment_vocab_size": 0, "intermediate_size": 64}
+    with pytest.raises(CheckpointError, match="no activation 'gelu'"):
+        build("gpt", **arguments).save_pretrained(tmp_path)
+    build("gpt", **arguments, hidden_act="gelu_tanh").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["afn"] == "gelu"
+
+
+@pytest.mark.parametrize("model", ["gpt2", "roformer", "albert", "llama"])
+def test_another_family_than_the_folder_s(model, tmp_path):
+    saved("bert", "Sequence", tmp_path)
+    with pytest.raises(ValueError, match=f"expected a checkpoint of '{model}', found .* 'bert'"):
+        build_transformer_model(tmp_path, model=model)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roformer"])
+def test_a_bare_decoder_is_causal_and_has_no_head(kind, tmp_path):
+    theirs = saved(kind, "Model", tmp_path, is_decoder=True)
+    ours = build_transformer_model(tmp_path, return_keras_model=False)
+    assert ours.attention_kind == "causal"
+    ids, mask = batch(theirs.config, False)
+    found = predict(ours.model, our_inputs(ours, ids))[0]
+    assert_close(found[mask], their_outputs(theirs, ids, mask)[0][mask])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "openai-gpt"])
+def test_a_folder_that_does_not_name_its_class(kind, tmp_path):
+    saved(kind, "LMHead", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("architectures")
+    path.write_text(json.dumps(config))
+    assert build_transformer_model(tmp_path).output_shape == (None, None, 99)
+
+
+def test_outputs_we_do_not_have(tmp_path):
+    model = transformers.BertForMultipleChoice(transformers.BertConfig(**SIZES, **INNER))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="head: expected one of .*got 'BertForMultipleChoice'"):
+        build_transformer_model(tmp_path, head="auto")
+    assert build_transformer_model(tmp_path).output_shape == (None, None, 32)

@@ -31,6 +31,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
 # name: their class, their configuration
 CASES = {
     "Llama": ("LlamaForCausalLM", {}),
@@ -43,6 +44,67 @@ CASES = {
     ),
     "Llama-3.1": ("LlamaForCausalLM", {"rope_parameters": LLAMA3}),
     "LlamaModel": ("LlamaModel", {}),
+    "Llama-dynamic": (
+        "LlamaForCausalLM",
+        {
+            "rope_parameters": {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4},
+            "max_position_embeddings": 10,
+        },
+    ),
+    "Llama-yarn": (
+        "LlamaForCausalLM",
+        {"rope_parameters": {**YARN, "original_max_position_embeddings": 8}},
+    ),
+    "Llama-yarn-mscale": (
+        "LlamaForCausalLM",
+        {
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": 16,
+                "mscale": 0.7,
+                "mscale_all_dim": 0.3,
+                "beta_fast": 4,
+                "truncate": False,
+            }
+        },
+    ),
+    "Mistral": ("MistralForCausalLM", {"sliding_window": 5, "head_dim": 10}),
+    "Mistral-full": ("MistralForCausalLM", {"sliding_window": None}),
+    "Qwen3": ("Qwen3ForCausalLM", {"head_dim": 12, "tie_word_embeddings": True}),
+    "Qwen3-window": (
+        "Qwen3ForCausalLM",
+        {
+            "head_dim": 8,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "max_window_layers": 2,
+        },
+    ),
+    "Gemma": ("GemmaForCausalLM", {"head_dim": 12}),
+    "Gemma2": ("Gemma2ForCausalLM", {"head_dim": 8, "sliding_window": 6}),
+    "Gemma2-scalar": (
+        "Gemma2ForCausalLM",
+        {
+            "head_dim": 8,
+            "query_pre_attn_scalar": 21,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": None,
+            "sliding_window": 3,
+        },
+    ),
+    "Gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            "head_dim": 8,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
     "Qwen2": ("Qwen2ForCausalLM", {"tie_word_embeddings": True}),
     "Qwen2-window": (
         "Qwen2ForCausalLM",
@@ -56,7 +118,7 @@ def saved(name, folder):
     class_name, config = CASES[name]
     cls = getattr(transformers, class_name)
     torch.manual_seed(0)
-    model = cls(cls.config_class(**SIZES, **config)).eval()
+    model = cls(cls.config_class(**{**SIZES, **config})).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
@@ -124,11 +186,10 @@ def test_unknown_rope_is_refused(tmp_path):
 
 
 def test_what_hugging_face_has_not_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="segments.*a sliding window without Qwen's biases"):
+    with pytest.raises(CheckpointError, match="segments.*this sliding window"):
         build("llama_window", segment_vocab_size=2).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="Gemma has no Hugging Face form"):
-        model = {"model": "gemma", "num_attention_heads": 2, "attention_head_size": 8}
-        build("llama", **model).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="scaled inputs"):
+        build("llama", input_scale=True).save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -36,8 +36,13 @@ ENCODERS = {
     "roformer_v2": {"model": "roformer_v2", "embedding_size": 8, "with_mlm": "linear"},
     "roformer_v2_tagger": {"model": "roformer_v2", "head": "token_classification"},
     "gau": {"model": "gau", "attention_key_size": 8, "hidden_act": "swish", "with_mlm": "linear"},
-    "deberta": {"model": "deberta", "bucket_size": 4, "with_mlm": "linear"},
-    "deberta_segments": {"model": "deberta", "bucket_size": 4, "segment_vocab_size": 2},
+    "deberta": {
+        "model": "deberta",
+        "bucket_size": 4,
+        "with_mlm": "linear",
+        "segment_vocab_size": 0,
+    },
+    "deberta_segments": {"model": "deberta", "bucket_size": 4},
     "gpt2_classifier": {"model": "gpt2", "head": "sequence_classification"},
 }
 DECODERS = {

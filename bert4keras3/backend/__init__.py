@@ -27,6 +27,7 @@ from bert4keras3.backend.positions import (
     Sinusoidal,
     apply_rotary_halves,
     apply_rotary_position_embeddings,
+    rope_type,
     rotary_frequencies,
     rotate_halves,
     sinusoidal_embeddings,

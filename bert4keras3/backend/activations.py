@@ -64,6 +64,7 @@ _ACTIVATIONS = {
     "gelu_tanh": gelu_tanh,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
+    "silu": swish,
     "swish": swish,
     "root_mean_square": root_mean_square,
     "leaky_relu": leaky_relu,

@@ -7,7 +7,7 @@ from bert4keras3.backend.shapes import align, flatten
 from bert4keras3.ops import keras
 
 
-def sinusoidal_embeddings(pos, dim, base=10000, scaling=None):
+def sinusoidal_embeddings(pos, dim, base=10000, scaling=None, length=None):
     """Sinusoidal embedding of positions: sin, cos, sin, cos, …
 
     Args:
@@ -15,6 +15,7 @@ def sinusoidal_embeddings(pos, dim, base=10000, scaling=None):
         dim: size of the embedding, even.
         base: frequency i is base^(-2i/dim).
         scaling: see `rotary_frequencies`.
+        length: tokens of the text, broadcastable to pos; where the scaling depends on it.
 
     Returns:
         `(*pos.shape, dim)`, float32 (Keras' floatx where that is wider).
@@ -27,10 +28,41 @@ def sinusoidal_embeddings(pos, dim, base=10000, scaling=None):
     if dim % 2:
         raise ValueError(f"sinusoidal embeddings need an even dimension, got {dim}")
     wide = "float64" if keras.config.floatx() == "float64" else "float32"
-    frequencies = rotary_frequencies(dim, base, scaling)
-    angles = ops.cast(pos, wide)[..., None] * ops.convert_to_tensor(frequencies, dtype=wide)
-    embeddings = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
+    frequencies = ops.convert_to_tensor(rotary_frequencies(dim, base, scaling), dtype=wide)
+    if rope_type(scaling) == "dynamic" and length is not None:
+        frequencies = frequencies * _stretch(ops.cast(length, wide), dim, scaling)
+    angles = ops.cast(pos, wide)[..., None] * frequencies
+    embeddings = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1) * magnitude(scaling)
     return flatten(embeddings, -2)
+
+
+def _stretch(length, dim, scaling):
+    """What a text's length does to the frequencies, `(*length.shape, dim / 2)`."""
+    known = scaling["original_max_position_embeddings"]
+    factor = scaling["factor"]
+    growth = factor * ops.maximum(length, known) / known - (factor - 1)
+    exponents = -np.arange(0, dim, 2) / (dim - 2)
+    return growth[..., None] ** ops.convert_to_tensor(exponents, dtype=length.dtype)
+
+
+def rope_type(scaling):
+    """The kind of a scaling, `'default'` for none."""
+    return (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+
+
+def magnitude(scaling):
+    """What YaRN multiplies sines and cosines with: attention gets sharper."""
+    if rope_type(scaling) != "yarn":
+        return 1.0
+    if scaling.get("attention_factor") is not None:
+        return scaling["attention_factor"]
+
+    def gain(scale):
+        return 1.0 if scaling["factor"] <= 1 else 0.1 * scale * np.log(scaling["factor"]) + 1.0
+
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return float(gain(scaling["mscale"]) / gain(scaling["mscale_all_dim"]))
+    return float(gain(1.0))
 
 
 def rotary_frequencies(dim, base=10000.0, scaling=None):
@@ -42,7 +74,9 @@ def rotary_frequencies(dim, base=10000.0, scaling=None):
         scaling: how a model stretches them beyond the length it was first trained
             on, as in `rope_scaling` of Hugging Face: `{"rope_type": "linear",
             "factor": …}` divides all; `"llama3"` divides the slow ones, with
-            low_freq_factor, high_freq_factor, original_max_position_embeddings.
+            low_freq_factor, high_freq_factor, original_max_position_embeddings;
+            `"yarn"` likewise, with beta_fast, beta_slow and others; `"dynamic"`
+            depends on the text's length.
 
     Returns:
         numpy float64 `(dim / 2,)`.
@@ -50,29 +84,46 @@ def rotary_frequencies(dim, base=10000.0, scaling=None):
     Raises:
         ValueError: an unknown rope_type, or a missing key.
 
-    Source: https://arxiv.org/abs/2306.15595 (linear), Llama 3.1's release (llama3)
+    Source: https://arxiv.org/abs/2306.15595 (linear), Llama 3.1's release (llama3),
+        https://arxiv.org/abs/2309.00071 (yarn, dynamic)
     """
     frequencies = np.power(float(base), -np.arange(0, dim, 2) / dim)
-    kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+    kind = rope_type(scaling)
     if kind not in ROPE_SCALINGS:
         raise ValueError(f"rope_type: expected one of {list(ROPE_SCALINGS)}, found {kind!r}")
     missing = [key for key in ROPE_SCALINGS[kind] if key not in (scaling or {})]
     if missing:
         raise ValueError(f"rope_scaling of rope_type {kind!r} needs the keys {missing}")
-    if kind == "default":
+    if kind in ("default", "dynamic"):
         return frequencies
     if kind == "linear":
         return frequencies / scaling["factor"]
+    if kind == "yarn":
+        kept = 1 - _ramp(dim, base, scaling)
+        return frequencies * (kept + (1 - kept) / scaling["factor"])
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return frequencies * (kept + (1 - kept) / scaling["factor"])
 
 
+def _ramp(dim, base, scaling):
+    """YaRN: from 0 for the pairs that turn often within the known length to 1 for the slow ones."""
+    known = scaling["original_max_position_embeddings"]
+    turns = (scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1)
+    low, high = (dim * np.log(known / (n * 2 * np.pi)) / (2 * np.log(base)) for n in turns)
+    if scaling.get("truncate", True):
+        low, high = np.floor(low), np.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    return np.clip((np.arange(dim // 2) - low) / (high - low or 0.001), 0, 1)
+
+
 # rope_type: the keys it needs
 ROPE_SCALINGS = {
     "default": (),
     "linear": ("factor",),
+    "dynamic": ("factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
     "llama3": (
         "factor",
         "low_freq_factor",

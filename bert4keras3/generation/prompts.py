@@ -18,8 +18,8 @@ def check_generates(transformer):
     if len(shape) != 3 or shape[-1] != transformer.vocab_size:
         raise ValueError(
             f"{name} has no language-model head: its last output has the shape {shape}, expected "
-            f"(batch, length, {transformer.vocab_size}); build it with with_mlm='linear' or "
-            "with_lm='linear'"
+            f"(batch, length, {transformer.vocab_size}); build it with with_mlm, with_lm or "
+            "final_activation='linear', whichever it has"
         )
     if transformer.attention_kind == "full" and not transformer.has_own_mask:
         raise ValueError(

@@ -6,7 +6,7 @@ from keras.layers import *  # noqa: F403
 
 from bert4keras3 import _aliases
 from bert4keras3.backend import K, keras, ops
-from bert4keras3.layers.attention import MultiHeadAttention
+from bert4keras3.layers.attention import Gemma2Attention, MultiHeadAttention
 from bert4keras3.layers.base import Layer
 from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.disentangled import (
@@ -17,7 +17,7 @@ from bert4keras3.layers.disentangled import (
 from bert4keras3.layers.embeddings import Embedding
 from bert4keras3.layers.feed_forward import FeedForward, GemmaFeedForward, LLamaFeedForward
 from bert4keras3.layers.gated_attention import GatedAttentionUnit
-from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken, LastToken
+from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken, LastToken, SoftCap
 from bert4keras3.layers.loss import Loss
 from bert4keras3.layers.masks import AttentionBias, CausalMask, SegmentMask
 from bert4keras3.layers.norms import (

@@ -11,10 +11,12 @@ from bert4keras3.backend import (
 from bert4keras3.layers.base import Layer, fresh, register_layer
 from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.memory import empty_memory, filled_slots, remember
+from bert4keras3.layers.norms import LlamaLayerNorm, RMSNormalization
 from bert4keras3.ops import keras
 
 EinsumDense = keras.layers.EinsumDense
 
+QK_NORMS = {"llama": LlamaLayerNorm, "gemma": RMSNormalization}
 POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
 
 
@@ -47,6 +49,11 @@ class MultiHeadAttention(Layer):
             Dense instead of one kernel `(heads, size, hidden)`.
         GQA_mode: 'llama', 'gemma' or False; both ways share key head i among
             query heads i·g … i·g+g-1 and give the same numbers.
+        query_scale: what scores are multiplied with, 1 / sqrt(key_size) by default.
+        logit_soft_cap: scores s become c · tanh(s / c) (https://arxiv.org/abs/2408.00118).
+        qk_norm: a norm of each query and key head before the rotation: 'llama'
+            (`LlamaLayerNorm`), 'gemma' (`RMSNormalization`) or None.
+        qk_norm_epsilon: its epsilon.
 
     Raises:
         ValueError: query heads that heads do not divide, an unknown option, or
@@ -75,6 +82,10 @@ class MultiHeadAttention(Layer):
         scaling_factor=1.0,
         flatten_o_dense=True,
         GQA_mode="llama",
+        query_scale=None,
+        logit_soft_cap=None,
+        qk_norm=None,
+        qk_norm_epsilon=1e-6,
         **kwargs,
     ):
         # Keras would cast the caches; the projections cast what they are given.
@@ -97,6 +108,10 @@ class MultiHeadAttention(Layer):
         self.scaling_factor = scaling_factor
         self.flatten_o_dense = flatten_o_dense
         self.GQA_mode = GQA_mode
+        self.query_scale = query_scale
+        self.logit_soft_cap = logit_soft_cap
+        self.qk_norm = qk_norm
+        self.qk_norm_epsilon = qk_norm_epsilon
         self._check()
 
     def _check(self):
@@ -108,6 +123,7 @@ class MultiHeadAttention(Layer):
         choices = {
             "rope_mode": ("su", "half", "keras"),
             "GQA_mode": ("llama", "gemma", False, None),
+            "qk_norm": (None, *QK_NORMS),
             "normalization": ("softmax", "softmax-fp32", "softmax_plus", "squared_relu"),
         }
         for name, allowed in choices.items():
@@ -140,6 +156,10 @@ class MultiHeadAttention(Layer):
         else:
             joined = (*query[:-1], self.query_head * self.head_size)
             self._add("o_dense", Dense, joined, units=self.out_dim, use_bias=self.o_bias)
+        if self.qk_norm:
+            for name, _, shape, heads, size in sizes[:2]:
+                split, norm = (*shape[:-1], heads, size), QK_NORMS[self.qk_norm]
+                self.add_layer(f"{name}_norm", norm, split, epsilon=self.qk_norm_epsilon)
         if self.attention_dropout:
             self.dropout = keras.layers.Dropout(self.attention_dropout, dtype=self.dtype_policy)
         self.built = True
@@ -211,6 +231,8 @@ class MultiHeadAttention(Layer):
         if use_cache:
             state, positions = self._unstack(parts)
         query, key, value = self._project(*parts["qkv"])
+        if self.qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
         query, key = self._rotate(query, key, parts, positions)
         visible = mask[2] if mask is not None and len(mask) > 2 else None
         if state is None:
@@ -316,7 +338,12 @@ class MultiHeadAttention(Layer):
         return scores
 
     def _scale(self, scores):
-        return scores / self.key_size**0.5 if self.attention_scale else scores
+        if self.query_scale is not None:
+            scores = scores * self.query_scale
+        elif self.attention_scale:
+            scores = scores / self.key_size**0.5
+        cap = self.logit_soft_cap
+        return cap * ops.tanh(scores / cap) if cap else scores
 
     # ------------------------------------------------------------------ state
 
@@ -361,3 +388,8 @@ def _split_heads(x, heads, size):
 def _relative_equation(equation, table):
     """The einsum equation for a table shared by all rows, or with a batch axis."""
     return equation.format("b" if len(table.shape) == 4 else "")
+
+
+@register_layer
+class Gemma2Attention(MultiHeadAttention):
+    """`MultiHeadAttention` under the name that Gemma2's `.weights.h5` files have for it."""

@@ -100,10 +100,15 @@ class DisentangledSelfAttention(Layer):
                 f"layer {self.name!r}: hidden_dim={hidden_dim} is no multiple of "
                 f"num_heads={num_heads}"
             )
+        if bucket_size < 2:
+            raise ValueError(
+                f"layer {self.name!r}: bucket_size: expected 2 or more, got {bucket_size}"
+            )
         self.head_size = hidden_dim // num_heads
 
     def build(self, input_shape):
         shape = tuple(input_shape[0])
+        self._bucket_table = self._buckets()
         # File format: the attributes' names.
         for name in ("query", "key", "value"):
             options = {"output_shape": (None, self.num_heads, self.head_size), "bias_axes": "nh"}
@@ -189,20 +194,25 @@ class DisentangledSelfAttention(Layer):
 
     def _rows(self, distance):
         """The table's row for a distance (query position - key position)."""
-        buckets = self._buckets()
+        buckets = self._bucket_table
         size = ops.minimum(ops.abs(distance), len(buckets) - 1)
         bucket = ops.sign(distance) * ops.take(ops.convert_to_tensor(buckets), size)
         return ops.clip(bucket + self.bucket_size, 0, 2 * self.bucket_size - 1)
 
     def _buckets(self):
         """The bucket of every distance up to where the last one is reached, int32."""
-        middle = self.bucket_size // 2
-        limit = self.max_position_embeddings
-        distances = np.arange(max(2 * limit, 2 * self.bucket_size)).astype("float32")
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steps = np.log(distances / middle) / np.log(np.float32((limit - 1) / middle))
-            far = np.ceil(steps * (middle - 1)) + middle
-        return np.where(distances <= middle, distances, far).astype("int32")
+        middle, limit = self.bucket_size // 2, self.max_position_embeddings
+        count = 2 * max(limit, self.bucket_size)
+        while True:
+            distances = np.arange(count).astype("float32")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                steps = np.log(distances / middle) / np.log(np.float32((limit - 1) / middle))
+                far = np.ceil(steps * (middle - 1)) + middle
+            buckets = np.where(distances <= middle, distances, far).astype("int32")
+            grows = middle > 1 and limit - 1 > middle
+            if buckets[-1] >= self.bucket_size or not grows:
+                return buckets
+            count *= 2
 
     def initial_state(self, batch, slots):
         """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`."""

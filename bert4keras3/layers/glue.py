@@ -1,4 +1,4 @@
-"""Small layers that join, split or point at tensors."""
+"""Small layers that join, point at or bound tensors."""
 
 from bert4keras3 import ops
 from bert4keras3.layers.base import Configured, Direct, Layer, register_layer
@@ -85,3 +85,24 @@ class FirstToken(Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *input_shape[2:])
+
+
+@register_layer
+class SoftCap(Layer):
+    """x -> cap · tanh(x / cap), any shape.
+
+    Args:
+        cap: what no result exceeds.
+
+    Source: https://arxiv.org/abs/2408.00118
+    """
+
+    def __init__(self, cap, **kwargs):
+        super().__init__(**kwargs)
+        self.cap = cap
+
+    def call(self, inputs):
+        return self.cap * ops.tanh(inputs / self.cap)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -7,7 +7,7 @@ positions 0 … length-1; a decoding step passes its own, one row of them a batc
 import numpy as np
 
 from bert4keras3 import ops
-from bert4keras3.backend import rotate_halves, sinusoidal_embeddings
+from bert4keras3.backend import rope_type, rotate_halves, sinusoidal_embeddings
 from bert4keras3.layers.base import Layer, register_layer
 from bert4keras3.ops import keras
 
@@ -98,6 +98,12 @@ class PositionEmbedding(MergedPositions):
         **kwargs,
     ):
         super().__init__(output_dim, merge_mode, custom_position_ids, **kwargs)
+        hierarchical = bool(hierarchical) if hierarchical in (None, 0, 1) else hierarchical
+        if not isinstance(hierarchical, bool) and not 0 < hierarchical < 1:
+            raise ValueError(
+                f"layer {self.name!r}: hierarchical: expected True or a number between 0 and 1, "
+                f"got {hierarchical!r}"
+            )
         self.input_dim = input_dim
         self.hierarchical = hierarchical
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -175,14 +181,23 @@ class SinusoidalPositionEmbedding(MergedPositions):
         **kwargs,
     ):
         super().__init__(output_dim, merge_mode, custom_position_ids, **kwargs)
+        if output_dim % 2:
+            raise ValueError(
+                f"layer {self.name!r}: output_dim: expected an even one, got {output_dim}"
+            )
         self.max_wavelength = max_wavelength
         self.scaling = scaling
 
-    def call(self, inputs, positions=None):
+    def call(self, inputs, positions=None, lengths=None):
         x, ids = _split_ids(inputs, positions)
         if ids is None:
             ids = ops.arange(ops.shape(x)[1], dtype="int32")[None]
-        settings = (self.max_wavelength, self.scaling)
+        length = None
+        if rope_type(self.scaling) == "dynamic":
+            # A prefill's positions may go beyond the text.
+            length = ops.max(ids, axis=-1) + 1 if lengths is None else lengths
+            length = length[:, None]
+        settings = (self.max_wavelength, self.scaling, length)
         return self.merge(x, sinusoidal_embeddings(ids, self.output_dim, *settings))
 
 

@@ -9,8 +9,9 @@ from bert4keras3.models.deberta import Deberta
 from bert4keras3.models.distilbert import DistilBERT
 from bert4keras3.models.electra import ELECTRA
 from bert4keras3.models.gau import GAU_alpha
+from bert4keras3.models.gemma import Gemma, Gemma2, Gemma3
 from bert4keras3.models.gpt import GPT, GPT2, GPT2_ML
-from bert4keras3.models.llama import Gemma, Llama
+from bert4keras3.models.llama import Llama, Qwen3
 from bert4keras3.models.masks import (
     LM_Mask,
     UniLM_Mask,

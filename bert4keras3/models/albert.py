@@ -59,6 +59,8 @@ class ALBERT(BERT):
     """ALBERT. (Att --> Add --> LN --> FFN --> Add --> LN) x num_hidden_layers, one set of weights.
 
     Args:
+        always_map_embeddings: the layer between embeddings and blocks is there even
+            where the sizes are equal, as in Hugging Face files.
         **kwargs: as `BERT`; embedding_size is small (128) in its checkpoints.
 
     Inputs, outputs: as `BERT`.
@@ -72,6 +74,10 @@ class ALBERT(BERT):
     huggingface_ties = {"predictions.decoder.weight": "albert.embeddings.word_embeddings.weight"}
     tables = _tables("")
     foreign_tensors = _OLD_BRIGHTMART
+
+    def __init__(self, always_map_embeddings=False, **kwargs):
+        super().__init__(**kwargs)
+        self.always_map_embeddings = always_map_embeddings
 
     def block_name(self, index):
         return "Transformer"

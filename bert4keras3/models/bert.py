@@ -56,6 +56,7 @@ class BERT(Transformer):
 
     norm_epsilon = 1e-12
     heads = {**HEADS, "masked_lm": Head()}
+    always_map_embeddings = False
     huggingface_prefix = "bert."
     huggingface_ties = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
 
@@ -217,7 +218,7 @@ class BERT(Transformer):
 
     def map_embeddings(self, x, use_bias=True):
         """From the size of the embeddings to that of the hidden states, where they differ."""
-        if self.embedding_size == self.hidden_size:
+        if self.embedding_size == self.hidden_size and not self.always_map_embeddings:
             return x
         return self.apply(
             x,
@@ -233,7 +234,8 @@ class BERT(Transformer):
         x = self.residual(
             inputs, f"{name}-MultiHeadSelfAttention", self.self_attention, **self.norms
         )
-        return self.residual(x, f"{name}-FeedForward", self.feed_forward, **self.norms)
+        norms = self.norms if self.feed_forward_norms is None else self.feed_forward_norms
+        return self.residual(x, f"{name}-FeedForward", self.feed_forward, **norms)
 
     def block_name(self, index):
         """What the layers of a block are called after."""

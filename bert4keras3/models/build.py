@@ -5,9 +5,17 @@ import inspect
 import warnings
 from pathlib import Path
 
-from bert4keras3.models.config import ALIASES, DEFAULTS, read_config, with_aliases, without_silence
+from bert4keras3.models.config import (
+    ALIASES,
+    DEFAULTS,
+    read_config,
+    with_aliases,
+    with_flags,
+    without_silence,
+)
 from bert4keras3.models.huggingface import from_huggingface
 from bert4keras3.models.masks import (
+    extend_with_causal_mask,
     extend_with_language_model,
     extend_with_unified_language_model,
 )
@@ -66,10 +74,10 @@ def build_transformer_model(
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
         kwargs = _with_outputs(kwargs, config.pop("outputs", {}))
-        causal = config.pop("is_decoder", False)
-        application = "lm" if causal and application == "encoder" else application
     config = with_aliases(config)
     cls = _extend(find_family(model), application)
+    if config.pop("is_decoder", False) and from_folder:
+        cls = cls if application == "unilm" else extend_with_causal_mask(cls)
     if "segment_vocab_size" in cls.lacks:
         # Files of every family have it; only an argument asks for segments.
         config.pop("segment_vocab_size", None)
@@ -80,7 +88,7 @@ def build_transformer_model(
     if version is not None:
         kwargs["version"] = version
     _check_keywords(cls, kwargs)
-    config = without_silence({**config, **with_aliases(kwargs)})
+    config = with_flags(without_silence({**config, **with_aliases(kwargs)}))
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
     transformer = cls(**construct)
@@ -102,7 +110,8 @@ def _describe_folder(folder, config, model):
     if isinstance(model, type):
         return model, arguments
     asked, found = find_family(model), find_family(key)
-    if not (issubclass(asked, found) or issubclass(found, asked)):
+    # 'bert' is what nobody asked for: the folder says what it is.
+    if asked not in (found, find_family("bert")):
         raise ValueError(
             f"{folder}: expected a checkpoint of {model!r}, "
             f"found model_type {config['model_type']!r}"

@@ -131,9 +131,9 @@ class Checkpoints:
             return self.load_weights(checkpoint)
         with _opened(checkpoint) as source:
             self._check_foreign(source)
-            mapping = self._mapping_for(source, mapping)
+            own, mapping = mapping is None, self._mapping_for(source, mapping)
             self._check_ties(source)
-            items = list(self._items(source, mapping))
+            items = list(self._items(source, mapping, own))
             used = {self._find(source, item.name) for item in items}
             self.load_report = self._fill(items, source, set(source) - used)
 
@@ -172,19 +172,20 @@ class Checkpoints:
         """Whether the output projection is the token table."""
         return self.prefixed("MLM-Bias") in self.layers
 
-    def _items(self, source, mapping):
+    def _items(self, source, mapping, own):
         for name, names in mapping.items():
             layer = self.layers.get(self.prefixed(name))
             if layer is None or not names:
                 continue
             weights = layer.weights
-            if len(names) > len(weights):
+            # Weights beyond a given row, or of a condition, are new and keep their values.
+            may_be_new = not own or getattr(layer, "conditional", False)
+            if len(names) > len(weights) or (len(names) < len(weights) and not may_be_new):
                 raise CheckpointError(
                     f"layer {layer.name!r} has {len(weights)} weights, its mapping names "
                     f"{len(names)}: {names}",
                     source.path,
                 )
-            # Weights beyond the row (a conditional norm's) are new and keep their values.
             for variable, tensor in zip(weights, names, strict=False):
                 yield Item(
                     layer,
@@ -285,12 +286,17 @@ class Checkpoints:
 
         Args:
             filename: the checkpoint's prefix, e.g. `'bert_model.ckpt'`.
-            mapping: as in `load_weights_from_checkpoint`.
+            mapping: as in `load_weights_from_checkpoint`; what it does not name is left out.
             dtype: dtype to store, the weights' own by default.
+
+        Raises:
+            CheckpointError: the model has weights that have no name there.
         """
         from bert4keras3.weights.tensorflow_writing import write_tensorflow_checkpoint
 
-        mapping = self.variable_mapping() if mapping is None else mapping
+        if mapping is None:
+            mapping = self.variable_mapping()
+            self._check_mapped(mapping, "TensorFlow checkpoints")
         tensors = (
             (name, self._joined(parts, dtype)) for name, parts in self._saved(mapping).items()
         )
@@ -340,9 +346,7 @@ class Checkpoints:
 
         config = to_huggingface(self)
         mapping = {layer: [t.name for t in row] for layer, row in self.table("hf").items()}
-        unmapped = self._unmapped(mapping)
-        if unmapped:
-            raise CheckpointError(f"Hugging Face files have no place for the layers {unmapped}")
+        self._check_mapped(mapping, "Hugging Face files")
         known = self._known_tensors
 
         def entry(name, parts):
@@ -361,15 +365,19 @@ class Checkpoints:
         write_safetensors(path, tensors, {"format": "pt"}, max_shard_size)
         write_json(folder / "config.json", config)
 
-    def _unmapped(self, mapping):
-        """Layers with weights that a mapping does not store in full."""
-        parts = [parts.values() for parts in self._saved(mapping).values()]
-        stored = {id(variable) for variables in parts for variable in variables}
-        return sorted(
+    def _check_mapped(self, mapping, files):
+        """Refuse to write files that would not have all that was trained."""
+        stored = set()
+        for name, names in mapping.items():
+            layer = self.layers.get(self.prefixed(name))
+            stored |= set() if layer is None else {id(w) for w in layer.weights[: len(names)]}
+        unmapped = sorted(
             layer.name
             for layer in self.model.layers
-            if any(id(variable) not in stored for variable in layer.weights)
+            if any(id(variable) not in stored for variable in layer.trainable_variables)
         )
+        if unmapped:
+            raise CheckpointError(f"{files} have no place for the layers {unmapped}")
 
 
 class _opened:

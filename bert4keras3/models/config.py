@@ -55,6 +55,12 @@ def without_silence(config):
     return {k: v for k, v in config.items() if v is not None or k not in sizes}
 
 
+def with_flags(config):
+    """Options that take True, False or an activation, where a file says 1 and 0."""
+    flags = [k for k in config if k.startswith("with_") or k == "final_activation"]
+    return {**config, **{k: bool(config[k]) for k in flags if config[k] in (0, 1)}}
+
+
 def write_json(path, content):
     """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:

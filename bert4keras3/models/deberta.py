@@ -24,10 +24,10 @@ class Deberta(BERT):
     Args:
         bucket_size: buckets of relative positions on either side.
         max_position: distance at which the last of them is reached; any length will do.
-        segment_vocab_size: number of segments; 0, the default, for no segment input.
         **kwargs: as `BERT`.
 
-    Inputs: 'Input-Token', 'Input-Segment' (if segment_vocab_size), int `(batch, length)`.
+    Inputs: 'Input-Token', 'Input-Segment' (if segment_vocab_size: its files say 0), int
+    `(batch, length)`.
 
     Outputs: hidden states `(batch, length, hidden)`, or with_mlm `(batch, length, vocab)`.
 
@@ -46,6 +46,7 @@ class Deberta(BERT):
         "custom_position_ids",
         "residual_attention_scores",
         "query_head",
+        "o_bias",
     )
     huggingface_prefix = "deberta."
     huggingface_ties = {
@@ -84,9 +85,15 @@ class Deberta(BERT):
         }
     }
 
-    def __init__(self, bucket_size, segment_vocab_size=0, **kwargs):
-        super().__init__(segment_vocab_size=segment_vocab_size, **kwargs)
+    def __init__(self, bucket_size, **kwargs):
+        super().__init__(**kwargs)
         self.bucket_size = bucket_size
+        sizes = {self.attention_head_size, self.attention_key_size}
+        if sizes != {self.hidden_size // self.num_attention_heads}:
+            raise ValueError(
+                "attention_head_size, attention_key_size: expected hidden_size / "
+                f"num_attention_heads for {type(self).__name__}, got {sorted(sizes)}"
+            )
 
     @property
     def tied_embeddings(self):

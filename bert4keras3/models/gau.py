@@ -21,11 +21,13 @@ class GAU_alpha(RoFormerV2):
     """
 
     initializer_order = 3
-    lacks = (*RoFormerV2.lacks, "residual_attention_scores", "query_head")
+    lacks = (*RoFormerV2.lacks, "residual_attention_scores", "query_head", "o_bias")
     tables = {
         "tf": {
             "Embedding-Token": "bert/embeddings/word_embeddings:vocab",
             "Embedding-Segment": "bert/embeddings/token_type_embeddings",
+            "Embedding-Mapping": "bert/encoder/embedding_hidden_mapping_in/kernel",
+            "Output-Mapping": "cls/predictions/output_mapping/kernel",
             "Transformer-{i}-GatedAttentionUnit": _TF_BLOCK
             + "{i_dense/kernel,q_scaleoffset/gamma,k_scaleoffset/gamma,o_dense/kernel}",
         }

@@ -144,6 +144,8 @@ class GPT2_ML(GPT):
     Source: https://github.com/imcaspar/gpt2-ml
     """
 
+    norms = {}
+    feed_forward_norms = {"before": "Norm-0", "after": "Norm-1"}
     norm_epsilon = 1e-5
     lacks = (*HEAD_OPTIONS, "segment_vocab_size", "custom_position_ids")
     tables = {
@@ -151,6 +153,7 @@ class GPT2_ML(GPT):
             "Embedding-Token": "newslm/embeddings/word_embed:vocab",
             "Embedding-Position": "newslm/embeddings/pos_embed",
             "Embedding-Norm": "newslm/embeddings/LayerNorm_embed_norm/{beta,gamma}",
+            "Embedding-Mapping": "newslm/embeddings/embedding_hidden_mapping_in/{kernel,bias}",
             "Transformer-{i}-MultiHeadSelfAttention": _ML_BLOCK
             + "{query_layer,key_layer,value_layer,context_projection_layer}/{kernel,bias}",
             "Transformer-{i}-FeedForward-Norm-0": _ML_BLOCK + "LayerNorm_mlp_ln0/{beta,gamma}",
@@ -164,9 +167,3 @@ class GPT2_ML(GPT):
 
     def finish_embeddings(self, x):
         return self.map_embeddings(self.normalize(x, "Embedding-Norm"))
-
-    def apply_main_layers(self, inputs, index):
-        name = self.block_name(index)
-        x = self.residual(inputs, f"{name}-MultiHeadSelfAttention", self.self_attention)
-        norms = {"before": "Norm-0", "after": "Norm-1"}
-        return self.residual(x, f"{name}-FeedForward", self.feed_forward, **norms)

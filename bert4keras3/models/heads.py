@@ -74,12 +74,14 @@ class Headed:
                 f"head: expected one of {sorted(self.heads)} for {type(self).__name__}, "
                 f"got {head!r}"
             )
+        if head is None and labels is not None:
+            raise ValueError(f"labels={labels!r} name the classes of a head: give head, too")
         self.head = head
         self.labels = None if labels is None else list(labels)
         self.num_labels = num_labels or len(labels or (0, 1))
         if head is not None and self.heads[head].num_labels:
             self.num_labels = self.heads[head].num_labels
-        elif labels is not None and len(labels) != self.num_labels:
+        if labels is not None and len(labels) != self.num_labels:
             raise ValueError(f"labels: expected {self.num_labels} names, got {self.labels}")
         self.classifier_dropout = (
             self.dropout_rate if classifier_dropout is None else classifier_dropout

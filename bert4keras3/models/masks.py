@@ -24,10 +24,10 @@ class UniLM_Mask:
 
     def compute_attention_bias(self, inputs=None):
         if self.attention_bias is None:
-            if len(self.inputs) < 2:
+            if not getattr(self, "segment_vocab_size", len(self.inputs) > 1):
                 raise ValueError(
-                    "application='unilm' needs segment ids: the model has the one input "
-                    "'Input-Token' (segment_vocab_size is 0)"
+                    "application='unilm' needs segment ids: segment_vocab_size is 0, so the model "
+                    f"has the inputs {[tensor.name for tensor in self.inputs]}"
                 )
             self.attention_bias = self.apply(
                 self.inputs[1],
@@ -40,22 +40,27 @@ class UniLM_Mask:
 
 def extend_with_language_model(BaseModel):
     """The class `BaseModel` with a causal attention mask, and its LM head switched on."""
-    return _extend(LM_Mask, BaseModel)
+    return _extend(LM_Mask, BaseModel, with_head=True)
 
 
 def extend_with_unified_language_model(BaseModel):
     """The class `BaseModel` with UniLM's attention mask, and its LM head switched on."""
-    return _extend(UniLM_Mask, BaseModel)
+    return _extend(UniLM_Mask, BaseModel, with_head=True)
 
 
-def _extend(Mask, BaseModel):
+def extend_with_causal_mask(BaseModel):
+    """The class `BaseModel` with a causal attention mask."""
+    return _extend(LM_Mask, BaseModel, with_head=False)
+
+
+def _extend(Mask, BaseModel, with_head):
     if issubclass(BaseModel, Mask):
         return BaseModel  # a causal family is a language model as it is
 
     class LanguageModel(Mask, BaseModel):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            if "with_mlm" not in self.lacks:
+            if with_head and "with_mlm" not in self.lacks:
                 self.with_mlm = self.with_mlm or True
 
     LanguageModel.__name__ = LanguageModel.__qualname__ = f"{Mask.__name__}_{BaseModel.__name__}"

@@ -28,6 +28,15 @@ class NEZHA(BERT):
 
     def __init__(self, max_position=None, **kwargs):
         super().__init__(max_position=max_position, **kwargs)
+        if self._shares_positions and self.attention_key_size != self.attention_head_size:
+            raise ValueError(
+                "NEZHA adds one table of positions to keys and values: attention_key_size "
+                f"{self.attention_key_size} must be attention_head_size {self.attention_head_size}"
+            )
+
+    @property
+    def _shares_positions(self):
+        return self.position_bias_kind == "typical_relative"
 
     def add_positions(self, x, positions=None):
         return x

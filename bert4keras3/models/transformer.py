@@ -75,13 +75,14 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         classifier_dropout: dropout before the classifier, dropout_rate by default.
 
     Raises:
-        TypeError: a keyword no class of the family takes.
-            Or an option of a base class that the family cannot have.
+        TypeError: a keyword no class of the family takes, or an option of a base class
+            that the family cannot have.
         ValueError: heads that do not divide the hidden size, without a head size.
 
     Attributes, to be set by a family:
-        feed_forward_class: the class of its feed-forward layers.
-        norms: where its blocks have norms: POST, PRE or SANDWICH.
+        attention_class, feed_forward_class: the classes of its layers.
+        norms: where its blocks have norms: POST, PRE or SANDWICH; feed_forward_norms
+            where it is otherwise about the feed-forward layer.
         norm_class, norm_options, norm_epsilon: the norms' class, constructor arguments
             and epsilon; norm_epsilons has those of single norms, by name.
         has_conditional_norms: whether a condition can steer them.
@@ -93,10 +94,12 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
     """
 
     norms = POST
+    feed_forward_norms = None
     norm_class = LayerNormalization
     norm_options = {}
     norm_epsilon = None
     norm_epsilons = {}
+    attention_class = MultiHeadAttention
     feed_forward_class = FeedForward
     has_conditional_norms = True
     position_bias_kind = None
@@ -149,6 +152,8 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             raise TypeError(
                 f"{type(self).__name__} got unknown arguments: {', '.join(sorted(kwargs))}"
             )
+        if num_attention_heads < 1:
+            raise ValueError(f"num_attention_heads: expected 1 or more, got {num_attention_heads}")
         if attention_head_size is None and hidden_size % num_attention_heads:
             raise ValueError(
                 f"hidden_size {hidden_size} is no multiple of num_attention_heads "
@@ -195,6 +200,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         self._ends_stateful = False  # whether a final layer has memory
         self.programs = {}
         self.attention_caches = {}
+        self._cached_layers = set()
         self.layer_norm_conds = [None, None, "linear"]
         self.inputs = self.outputs = self.input = self.output = self.model = None
         self._reset()
@@ -232,6 +238,11 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         inputs = self.get_inputs()
         self.set_inputs(inputs, additional_input_layers)
         self.set_outputs(self._forward(inputs))
+        unused = sorted(set(self.attention_caches) - self._cached_layers)
+        if unused:
+            raise ValueError(
+                f"attention_caches: {unused} are no attention layers with such a cache"
+            )
         self.model = keras.Model(self.input, self.output, name=self.name)
 
     def set_inputs(self, inputs, additional_input_layers=None):
@@ -365,6 +376,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         inputs = list(inputs)
         cached = self.attention_caches.get(name)
         if cached is not None:
+            self._cached_layers.add(name)
             inputs[1], inputs[2] = (
                 self.apply([c, x], Concatenate1D, name=f"{name}-Cached-{role}")
                 for c, x, role in zip(cached, inputs[1:3], ("Key", "Value"), strict=True)
@@ -427,7 +439,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         if self.position_bias_kind:
             arguments["p_bias"] = self.position_bias_kind
             x.append(self.compute_position_bias(inputs))
-        return self.apply(x, MultiHeadAttention, arguments, name=name, **self.attention_options())
+        return self.apply(x, self.attention_class, arguments, name=name, **self.attention_options())
 
     def attention_options(self):
         """Constructor arguments of the family's attention layers."""

@@ -1,12 +1,11 @@
-"""The tokenizer of a Hugging Face folder, whatever its kind."""
+"""The tokenizers of the Rust package `tokenizers`, with our interface."""
 
-import json
 import os
 
 from bert4keras3.tokenizers.base import TokenizerBase, pair_up
-from bert4keras3.tokenizers.errors import VocabularyError
+from bert4keras3.tokenizers.configuration import named
+from bert4keras3.tokenizers.errors import VocabularyError, explain
 from bert4keras3.tokenizers.truncation import check_maxlen, share
-from bert4keras3.tokenizers.wordpiece import Tokenizer
 
 # role -> the keys of the folder's configuration, then the usual names where it has none
 ROLES = {
@@ -17,55 +16,6 @@ ROLES = {
     "end": (("eos_token", "sep_token"), ("[SEP]", "</s>", "<eos>", "<|endoftext|>")),
 }
 
-BERT_KEYS = {"start": "cls_token", "end": "sep_token"}
-
-# where `tokenizer_config.json` switches one of these off, our `Tokenizer` would read differently
-NEEDED_SETTINGS = ("tokenize_chinese_chars", "do_basic_tokenize", "do_subword_tokenize")
-
-
-def load_tokenizer(folder):
-    """Read the tokenizer of a Hugging Face folder.
-
-    `tokenizer.json` makes a `HuggingFaceTokenizer`, else `vocab.txt` makes BERT's `Tokenizer`,
-    with the letter case of `tokenizer_config.json`.
-
-    Args:
-        folder: path of the folder.
-
-    Returns:
-        The tokenizer; both kinds have encode, encode_batch, decode, tokenize and so on.
-
-    Raises:
-        FileNotFoundError: the folder has neither file.
-        ValueError: a file is damaged, or asks for what `Tokenizer` does not do.
-    """
-    whole, words = (os.path.join(folder, name) for name in ("tokenizer.json", "vocab.txt"))
-    if os.path.isfile(whole):
-        return HuggingFaceTokenizer(whole, _configuration(folder))
-    if os.path.isfile(words):
-        return _load_bert(words, folder)
-    raise FileNotFoundError(
-        f"no tokenizer in {os.fspath(folder)!r}: looked for tokenizer.json and vocab.txt"
-    )
-
-
-def _load_bert(path, folder):
-    configuration = _configuration(folder)
-    lower = configuration.get("do_lower_case", True)
-    strip = configuration.get("strip_accents")
-    foreign = [name for name in NEEDED_SETTINGS if configuration.get(name) is False]
-    if strip is not None and strip is not lower:
-        foreign.append("strip_accents")
-    if foreign:
-        raise ValueError(
-            f"{os.fspath(folder)!r}: tokenizer_config.json sets {', '.join(foreign)} to what "
-            "Tokenizer does not do; save a tokenizer.json there with transformers' "
-            "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
-        )
-    names = {role: _named(configuration, key) for role, key in BERT_KEYS.items()}
-    ends = {f"token_{role}": name for role, name in names.items() if name is not None}
-    return Tokenizer(path, do_lower_case=lower, word_maxlen=100, **ends)
-
 
 class HuggingFaceTokenizer(TokenizerBase):
     """A `tokenizer.json`, read by the Rust package `tokenizers`, with our interface.
@@ -74,7 +24,7 @@ class HuggingFaceTokenizer(TokenizerBase):
     only where `maxlen` asks for it.
 
     Args:
-        path: path of the `tokenizer.json`.
+        path: path of the `tokenizer.json`, or a `tokenizers.Tokenizer`.
         configuration: dictionary that names the special tokens and the side of truncation, as
             `tokenizer_config.json` does.
 
@@ -85,7 +35,7 @@ class HuggingFaceTokenizer(TokenizerBase):
 
     def __init__(self, path, configuration=None):
         self._configuration = configuration or {}
-        self._rust = _read_rust(path)
+        self._rust = _read_rust(path) if isinstance(path, (str, os.PathLike)) else path
         self._vocab_size = self._rust.get_vocab_size()
         for role, (keys, usual) in ROLES.items():
             token = self._special_token(keys, usual)
@@ -173,18 +123,18 @@ class HuggingFaceTokenizer(TokenizerBase):
         return encoding.ids, encoding.sequence_ids if plain else encoding.type_ids
 
     def _special_token(self, keys, usual):
-        named = (_named(self._configuration, key) for key in keys)
+        given = (named(self._configuration, key) for key in keys)
         present = (name for name in usual if self._rust.token_to_id(name) is not None)
-        return next((token for token in (*named, *present) if token is not None), None)
+        return next((token for token in (*given, *present) if token is not None), None)
 
     def _encoding(self, first, second, maxlen, truncate_from=None):
         check_maxlen(maxlen)
         try:
             encoding = self._rust.encode(first, second)
         except TypeError as error:
-            _explain(first, "first_text", error)
+            explain(first, "first_text", error)
             if second is not None:
-                _explain(second, "second_text", error)
+                explain(second, "second_text", error)
             raise
         return self._fitted(encoding, first, second, maxlen, truncate_from)
 
@@ -219,18 +169,6 @@ def _lengths(parts, room):
     return share(*sizes, room)
 
 
-def _explain(text, argument, error):
-    """Raise what the Rust side does not say: that this is no text, or where it is broken."""
-    if not isinstance(text, str):
-        raise TypeError(f"{argument} must be a str, found {type(text).__name__}") from error
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as broken:
-        raise ValueError(
-            f"{argument} holds half of a surrogate pair at {broken.start}, which is no character"
-        ) from error
-
-
 def _read_rust(path):
     from tokenizers import Tokenizer as RustTokenizer
 
@@ -243,30 +181,3 @@ def _read_rust(path):
     rust.no_padding()
     rust.no_truncation()
     return rust
-
-
-def _named(configuration, key):
-    """A token of the configuration; some files write {"content": "[PAD]", "lstrip": ...}."""
-    token = configuration.get(key)
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _configuration(folder):
-    """What the folder says about special tokens and the like; later files count more."""
-    merged = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            merged.update(_read_json(path))
-    return merged
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{path!r} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path!r} must hold a dictionary, found {type(content).__name__}")
-    return content

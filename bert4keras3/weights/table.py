@@ -12,6 +12,8 @@ on its way into the layer:
     T           transposed
     vocab       one row a token: keep_tokens selects rows here
     heads       the last axis split into heads
+    rows        the first axis split into heads
+    swap        the first two axes swapped
     part0of3    the first third of the last axis (a fused projection); of a tensor with
                 parts, each part is named somewhere
 """
@@ -54,6 +56,18 @@ def _join_heads(x, _):
     return x.reshape(*x.shape[:-2], -1)
 
 
+def _split_rows(x, size):
+    return x.reshape(-1, int(size), *x.shape[1:])
+
+
+def _join_rows(x, _):
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _swap(x, _):
+    return np.swapaxes(x, 0, 1)
+
+
 def _part(x, which):
     index, count = map(int, which.split("of"))
     size = x.shape[-1] // count
@@ -64,6 +78,8 @@ TRANSFORMS = {
     "T": Transform(_transpose, _transpose),
     "vocab": Transform(_same, _same),
     "heads": Transform(_split_heads, _join_heads),
+    "rows": Transform(_split_rows, _join_rows),
+    "swap": Transform(_swap, _swap),
     # Whoever writes puts the parts together.
     "part": Transform(_part, _same),
 }
@@ -142,6 +158,6 @@ def _tensor(text, head_size):
         key, argument = re.fullmatch(r"(\D*)(.*)", word).groups()
         if key not in TRANSFORMS:
             raise ValueError(f"weight table: unknown transform {word!r} in {text!r}")
-        transforms.append((key, str(head_size) if key == "heads" else argument))
+        transforms.append((key, str(head_size) if key in ("heads", "rows") else argument))
     part = "".join(f":{word}" for word in words if word.startswith("part"))
     return Tensor(name + part, tuple(transforms))

@@ -7,7 +7,8 @@ from bert4keras3.weights.errors import CheckpointError
 
 # model key: the module that translates its configurations, by `read(config, path)`
 # and `write(transformer, key)`
-TRANSLATORS = {kind.family: classic for kind in KINDS.values()} | {"llama": decoders}
+TRANSLATORS = {kind.family: classic for kind in KINDS.values()}
+TRANSLATORS |= {kind.family: decoders for kind in decoders.DECODERS.values()}
 
 
 def from_huggingface(config, path):

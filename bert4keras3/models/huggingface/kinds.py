@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from bert4keras3.models.huggingface.activations import ACTIVATIONS
+
 BERT_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -48,16 +50,18 @@ GPT_DEFAULTS = {
 }
 BOTH_WAYS = (["p2c", "c2p"], ["c2p", "p2c"], "p2c|c2p", "c2p|p2c")
 MLM = {"with_mlm": "linear"}
+NSP = {"with_nsp": True}
 LANGUAGE_MODEL = {
     "Model": {"final_activation": False},
     "LMHeadModel": {"final_activation": "linear"},
+    "DoubleHeadsModel": {"final_activation": "linear"},
 }
-NSP = {"with_nsp": True}
 TASKS = {
     "ForSequenceClassification": {"head": "sequence_classification"},
     "ForTokenClassification": {"head": "token_classification"},
     "ForQuestionAnswering": {"head": "question_answering"},
 }
+CAUSAL_TASKS = {end: {**outputs, "final_activation": False} for end, outputs in TASKS.items()}
 
 
 class Kind(NamedTuple):
@@ -71,7 +75,9 @@ class Kind(NamedTuple):
         demands: their key: the values that mean what we compute.
         fixed: our arguments that follow from the type.
         outputs: end of a class name: our arguments for its output.
-        activations: names of activations that mean something else here.
+        activations: their name of an activation: ours.
+        decodes: its `is_decoder` makes it causal.
+        causal: it is always causal.
     """
 
     family: str
@@ -81,7 +87,14 @@ class Kind(NamedTuple):
     demands: dict = {}
     fixed: dict = {}
     outputs: dict = {"Model": {}, "ForMaskedLM": MLM, "ForCausalLM": MLM, **TASKS}
-    activations: dict = {}
+    activations: dict = ACTIVATIONS
+    decodes: bool = False
+    causal: bool = False
+
+    @property
+    def usual(self):
+        """The class a folder is taken for that does not say: the language model, of causal ones."""
+        return next((end for end in ("LMHeadModel", "ForCausalLM") if end in self.outputs), "Model")
 
 
 BERT_LIKE = {"position_embedding_type": ("absolute", None), "add_cross_attention": (False, None)}
@@ -90,6 +103,7 @@ ROBERTA = Kind(
     "Roberta",
     defaults={**BERT_DEFAULTS, "pad_token_id": 1},
     demands=BERT_LIKE,
+    decodes=True,
 )
 
 KINDS = {
@@ -105,6 +119,7 @@ KINDS = {
             "ForPreTraining": {**MLM, **NSP},
             **TASKS,
         },
+        decodes=True,
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA._replace(name="XLMRoberta"),
@@ -151,6 +166,8 @@ KINDS = {
             "num_hidden_groups": (1, None),
             "inner_group_num": (1, None),
         },
+        # transformers has this layer even between equal sizes.
+        fixed={"always_map_embeddings": True},
         outputs={"Model": {}, "ForMaskedLM": MLM, "ForPreTraining": {**MLM, **NSP}, **TASKS},
     ),
     "electra": Kind(
@@ -158,11 +175,11 @@ KINDS = {
         "Electra",
         keys=SMALL_EMBEDDING,
         defaults={**BERT_DEFAULTS, "embedding_size": 128},
-        demands=BERT_LIKE,
+        demands={**BERT_LIKE, "is_decoder": (False, None)},
         outputs={
             "Model": {},
             "ForPreTraining": {"with_discriminator": "linear"},
-            "ForMaskedLM": MLM,
+            "ForMaskedLM": {"head": "masked_lm"},
             **TASKS,
         },
     ),
@@ -172,12 +189,13 @@ KINDS = {
         keys=SMALL_EMBEDDING,
         defaults={**BERT_DEFAULTS, "max_position_embeddings": 1536, "embedding_size": None},
         demands={"rotary_value": (False, None), "add_cross_attention": (False, None)},
+        decodes=True,
     ),
     "deberta-v2": Kind(
         "deberta",
         "DebertaV2",
         keys={
-            **SMALL_EMBEDDING,
+            **BERT_KEYS,
             "bucket_size": "position_buckets",
             "classifier_dropout": "cls_dropout",
         },
@@ -185,8 +203,11 @@ KINDS = {
             **BERT_DEFAULTS,
             "type_vocab_size": 0,
             "layer_norm_eps": 1e-7,
-            "embedding_size": None,
             "cls_dropout": None,
+            "position_buckets": -1,
+            "max_relative_positions": -1,
+            "relative_attention": False,
+            "position_biased_input": True,
         },
         demands={
             "relative_attention": (True,),
@@ -207,8 +228,9 @@ KINDS = {
         keys={**GPT_KEYS, "hidden_act": "afn"},
         defaults={**GPT_DEFAULTS, "n_positions": 512, "afn": "gelu"},
         fixed={"segment_vocab_size": 0},
-        outputs={**LANGUAGE_MODEL, "ForSequenceClassification": TASKS["ForSequenceClassification"]},
-        activations={"gelu": "gelu_tanh"},
+        outputs={**LANGUAGE_MODEL, **CAUSAL_TASKS},
+        activations={"gelu": "gelu_tanh", "relu": "relu", "silu": "swish", "swish": "swish"},
+        causal=True,
     ),
     "gpt2": Kind(
         "gpt2",
@@ -231,6 +253,7 @@ KINDS = {
             "scale_attn_by_inverse_layer_idx": (False, None),
             "add_cross_attention": (False, None),
         },
-        outputs={**LANGUAGE_MODEL, **TASKS},
+        outputs={**LANGUAGE_MODEL, **CAUSAL_TASKS},
+        causal=True,
     ),
 }
