@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from tiny import assert_close, predict
+from tiny import assert_close, compiled, predict
 
 from bert4keras3.models import build_transformer_model
 from bert4keras3.models.registry import FAMILIES
@@ -32,7 +32,7 @@ def test_h5(name, golden):
     )
     assert [x.name for x in model.inputs] == case["inputs"]
     data = np.load(golden / "h5" / f"{name}.npz")
-    found = predict(model, [data[f"input_{i}"] for i in range(len(model.inputs))])
+    found = compiled(model, [data[f"input_{i}"] for i in range(len(model.inputs))])
     assert len(found) == case["n_outputs"]
     for i, output in enumerate(found):
         assert_close(output, data[f"output_{i}"])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tiny
-from tiny import assert_close, build, inputs_for, predict
+from tiny import assert_close, build, compiled, inputs_for, predict
 
 from bert4keras3.weights import CheckpointError
 
@@ -23,6 +23,17 @@ def test_padded_rows_equal_the_rows_alone(name):
         for a, b in zip(together, alone, strict=True):
             part = a[row : row + 1, :length] if a.ndim == 3 else a[row : row + 1]
             assert_close(part, b)
+
+
+@pytest.mark.parametrize("name", tiny.each(tiny.ALL))
+def test_compiled_equals_eager(name):
+    """Two lengths: TensorFlow then compiles for any."""
+    transformer = build(name)
+    for length in (9, 6):
+        arrays = inputs_for(transformer, length=length)
+        expected = predict(transformer.model, arrays)
+        for a, b in zip(compiled(transformer.model, arrays), expected, strict=True):
+            assert_close(a, b)
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def rotary_frequencies(dim, base=10000.0, scaling=None):
             "factor": …}` divides all; `"llama3"` divides the slow ones, with
             low_freq_factor, high_freq_factor, original_max_position_embeddings;
             `"yarn"` likewise, with beta_fast, beta_slow and others; `"dynamic"`
-            depends on the text's length.
+            depends on the length of the batch, and keys in a cache stay as they were
+            turned, both as in transformers.
 
     Returns:
         numpy float64 `(dim / 2,)`.

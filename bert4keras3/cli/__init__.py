@@ -10,15 +10,17 @@ import sys
 import traceback
 
 from bert4keras3 import __version__
-from bert4keras3.cli import embed, generate, similar
+from bert4keras3.cli import chat, convert, embed, generate, similar
 
-COMMANDS = (embed, similar, generate)
+COMMANDS = (embed, similar, generate, chat, convert)
 
 EXAMPLES = """\
 examples:
   bert4keras3 embed --model FOLDER --input texts.txt --output vectors.npy
   bert4keras3 similar --model FOLDER --query "How do I boil an egg?" --input texts.txt
   bert4keras3 generate --prompt 床前明月光，
+  bert4keras3 chat --model FOLDER
+  bert4keras3 convert FOLDER OTHER/bert.weights.h5
 
 FOLDER is a model in Hugging Face form: config.json, model.safetensors and
 tokenizer.json or vocab.txt. The environment variable KERAS_BACKEND (jax,
@@ -47,7 +49,7 @@ def build_parser():
     """The parser of the whole command line."""
     parser = Parser(
         prog="bert4keras3",
-        description="Text transformers: sentence embeddings, similarity, generation.",
+        description="Text transformers: embeddings, similarity, generation, chats, conversion.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -55,15 +55,20 @@ def positive(text):
     return number
 
 
-def query_text(text):
-    """The type of an option that is a text to embed."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected a text, found a blank one")
+def utf8_text(text):
+    """The type of an option that is any text."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError("is not UTF-8") from None
     return text
+
+
+def query_text(text):
+    """The type of an option that is a text to embed."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a text, found a blank one")
+    return utf8_text(text)
 
 
 def load_embedder(args, normalize=True):

@@ -1,9 +1,9 @@
 """`bert4keras3 generate`: a text goes on."""
 
 import argparse
-import math
 from itertools import chain
 
+from bert4keras3.cli.choices import add_choice_options, choices
 from bert4keras3.cli.common import (
     check_model,
     check_output,
@@ -11,6 +11,7 @@ from bert4keras3.cli.common import (
     open_output,
     positive,
     read_lines,
+    utf8_text,
     without_start_noise,
 )
 from bert4keras3.data import POET
@@ -39,7 +40,8 @@ def add_command(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_text_options(parser)
-    _add_choice_options(parser)
+    _add_search_options(parser)
+    add_choice_options(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -83,13 +85,7 @@ def _add_text_options(parser):
     )
 
 
-def _add_choice_options(parser):
-    parser.add_argument(
-        "--max-new-tokens",
-        type=positive,
-        metavar="N",
-        help="tokens to add at most (default: 128, or what the model has room for)",
-    )
+def _add_search_options(parser):
     parser.add_argument(
         "--stop",
         action="append",
@@ -97,37 +93,6 @@ def _add_choice_options(parser):
         type=utf8_text,
         metavar="TEXT",
         help="end before this text; may be given repeatedly",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number("a number from 0 on", lambda x: 0 <= x < math.inf),
-        metavar="T",
-        help="draw tokens; below 1 likelier ones, above 1 more surprising ones, 0 the likeliest",
-    )
-    parser.add_argument(
-        "--top-k", type=positive, metavar="K", help="draw from the K likeliest tokens"
-    )
-    share = number("a number above 0 and up to 1", lambda x: 0 < x <= 1)
-    parser.add_argument(
-        "--top-p",
-        type=share,
-        metavar="P",
-        help="draw from the likeliest tokens that have the probability P together",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=share,
-        metavar="P",
-        help="draw from the tokens at least P times as likely as the likeliest",
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=number("a number above 0", lambda x: 0 < x < math.inf),
-        metavar="X",
-        help="above 1: tokens that are there already become less likely",
-    )
-    parser.add_argument(
-        "--no-repeat-ngram", type=positive, metavar="N", help="never the same N tokens twice"
     )
     parser.add_argument(
         "--samples",
@@ -139,36 +104,6 @@ def _add_choice_options(parser):
     parser.add_argument(
         "--beams", type=positive, default=1, metavar="N", help="beam search with N beams"
     )
-    parser.add_argument(
-        "--seed",
-        type=number("a whole number from 0 on", lambda x: x >= 0, int),
-        metavar="N",
-        help="draw the same again",
-    )
-
-
-def number(expected, fits, kind=float):
-    """The type of an option that is a number for which `fits(number)` holds."""
-
-    def read(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not fits(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
-        return value
-
-    return read
-
-
-def utf8_text(text):
-    """The type of an option that is any text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("is not UTF-8") from None
-    return text
 
 
 def run(args):
@@ -227,9 +162,7 @@ def _load_generator(folder, dtype):
 
 def _options(args):
     """What the options say about the choice of tokens; what is not given is left out."""
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p")
-    names += ("repetition_penalty", "no_repeat_ngram", "seed")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = choices(args)
     draws = {"temperature", "top_k", "top_p", "min_p"} & set(given)
     if args.samples > 1 and args.beams == 1 and not draws:
         given["sampler"] = "random"

@@ -117,16 +117,23 @@ def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **option
 
 def _stream(begin, go_on, rows, single):
     """Yields ids, or (row, id) of several rows, in the order of their positions."""
+    for _, found in chunks(begin(rows), go_on, rows):
+        for row, token in found:
+            yield token if single else (row, token)
+
+
+def chunks(carry, go_on, rows):
+    """Yields the carry after every compiled stretch, and what is new in it: [(row, id), ...]."""
     chunk = 1 if keras.backend.backend() == "torch" else FIRST_CHUNK
-    carry = begin(rows)
     known = rows["lengths"]
     while True:
         seen = fetch(carry)
         done = seen["finished"] | (seen["lengths"] >= rows["limits"])
+        found = []
         for place in range(int(known.min()), int(seen["lengths"].max())):
             for row in np.flatnonzero((known <= place) & (place < seen["lengths"])):
-                token = int(seen["ids"][row, place])
-                yield token if single else (int(row), token)
+                found.append((int(row), int(seen["ids"][row, place])))
+        yield carry, found
         if done.all():
             return
         known = seen["lengths"]

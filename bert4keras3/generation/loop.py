@@ -49,7 +49,7 @@ class Plan:
     log_probs: bool = False
 
 
-def start(transformer, plan, prompt_length, rows):
+def start(transformer, plan, prompt_length, rows, known=None):
     """Fill the caches and choose the first new tokens.
 
     Args:
@@ -58,11 +58,13 @@ def start(transformer, plan, prompt_length, rows):
         prompt_length: at least as long as the longest prompt.
         rows: `{"ids", "extras", "lengths", "limits", "settings"}`, a row a prompt,
             and `"seeds"`, a row a sample; "ids" is `(batch, slots)`.
+        known: `(states, counts)`, caches and how many first tokens of each row they
+            hold, int `(batch,)`; prompt_length then counts from there. None for none.
 
     Returns:
         The carry.
     """
-    logits, states = prefill(transformer, prompt_length, rows)
+    logits, states = prefill(transformer, prompt_length, rows, known)
     shared = {name: rows[name] for name in ("ids", "extras", "lengths", "limits")}
     shared, logits, states = repeat_rows(shared, logits, states, plan.samples)
     carry = {
@@ -79,16 +81,22 @@ def start(transformer, plan, prompt_length, rows):
     return choose(transformer, plan, carry, logits)
 
 
-def prefill(transformer, prompt_length, rows):
+def prefill(transformer, prompt_length, rows, known=None):
     """Run the prompts: logits of their last tokens `(batch, vocab)` and the states."""
     ids, lengths = rows["ids"], rows["lengths"]
     batch, slots = ids.shape
     inputs = model_inputs(transformer, rows)
-    states = transformer.initial_states(batch, slots, inputs)
     positions = ops.broadcast_to(
         ops.arange(prompt_length, dtype="int32")[None], (batch, prompt_length)
     )
-    prompts = [x[:, :prompt_length] for x in inputs]
+    if known is None:
+        states = transformer.initial_states(batch, slots, inputs)
+        prompts = [x[:, :prompt_length] for x in inputs]
+    else:
+        states, counts = known
+        # What is padding may lie beyond the end: the last slot is not the prompt's.
+        positions = ops.minimum(positions + counts[:, None], slots - 1)
+        prompts = [ops.take_along_axis(x, positions, axis=1) for x in inputs]
     outputs, states = transformer.step(prompts, positions, lengths, states, slots, last=True)
     return outputs[:, 0], states
 

@@ -23,6 +23,20 @@ def programs(transformer, plan, prompt_length):
     )
 
 
+def resumable_programs(transformer, plan, prompt_length):
+    """As `programs`, with a `start` of (rows, states, counts) that goes on from a memory."""
+
+    def resume(rows, states, counts):
+        return start(transformer, plan, prompt_length, rows, (states, counts))
+
+    return cached_programs(
+        transformer,
+        ("resume", plan, prompt_length),
+        lambda: (resume, (1,)),
+        lambda: (partial(advance, transformer, plan), (0,)),
+    )
+
+
 def cached_programs(transformer, key, *makers, compiles=True):
     """Programs of (function, donated arguments), kept with the model.
 

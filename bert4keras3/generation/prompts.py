@@ -114,7 +114,7 @@ def room(transformer, prompts, max_new_tokens):
     return max_new_tokens
 
 
-def pack(transformer, prompts, segments, max_new_tokens):
+def pack(transformer, prompts, segments, max_new_tokens, least=0):
     """The arrays of a batch and the prompt length its programs are compiled for.
 
     Args:
@@ -122,6 +122,7 @@ def pack(transformer, prompts, segments, max_new_tokens):
         prompts: lists of ids.
         segments: lists of segment ids, or None for the usual ones.
         max_new_tokens: tokens to add at most.
+        least: length that the arrays have at least.
 
     Returns:
         `{"ids", "extras", "lengths", "limits"}`, and the prompt length.
@@ -130,7 +131,7 @@ def pack(transformer, prompts, segments, max_new_tokens):
     most, limit = int(lengths.max()), transformer.context_length
     prompt_length = min(bucket(most), limit or bucket(most))
     slots = bucket(most + max_new_tokens)
-    slots = max(min(slots, limit or slots), prompt_length)
+    slots = max(min(slots, limit or slots), prompt_length, least)
     ids = np.zeros((len(prompts), slots), "int32")
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt

@@ -99,7 +99,7 @@ class TextGenerator:
             kept = {name: x for name, x in options.items() if name not in NOT_STREAMED}
             return "".join(self.stream(prompts, max_new_tokens, stop=stop, **kept))
         rows = self._encode([prompts] if single else prompts)
-        options, ends = self._with_ends(options)
+        options, ends = self.with_ends(options)
         results = self.transformer.generate(
             rows, max_new_tokens, num_samples=num_samples, **options
         )
@@ -130,7 +130,7 @@ class TextGenerator:
         """
         stop = _stop_strings(stop)
         (row,) = self._encode([prompt])
-        options, ends = self._with_ends(options)
+        options, ends = self.with_ends(options)
         ids = self.transformer.stream(row, max_new_tokens, **options)
         return self._stream(row, ids, ends, stop)
 
@@ -172,7 +172,7 @@ class TextGenerator:
                 )
         return rows
 
-    def _with_ends(self, options):
+    def with_ends(self, options):
         """The options of the model, and the ids that end a text."""
         for name in OF_IDS:
             if name in options:

@@ -10,7 +10,7 @@ from bert4keras3.backend import (
 )
 from bert4keras3.layers.base import Layer, fresh, register_layer
 from bert4keras3.layers.dense import Dense
-from bert4keras3.layers.memory import empty_memory, filled_slots, remember
+from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.layers.norms import LlamaLayerNorm, RMSNormalization
 from bert4keras3.ops import keras
 
@@ -21,7 +21,7 @@ POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
 
 
 @register_layer
-class MultiHeadAttention(Layer):
+class MultiHeadAttention(Remembering, Layer):
     """Multi-head attention over an input list in the classic order.
 
     Args:

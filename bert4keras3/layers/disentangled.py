@@ -6,7 +6,7 @@ from bert4keras3 import ops
 from bert4keras3.backend import attention_normalize, flatten
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
 from bert4keras3.layers.dense import Dense
-from bert4keras3.layers.memory import empty_memory, filled_slots, remember
+from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.ops import keras
 
 EinsumDense = keras.layers.EinsumDense
@@ -60,7 +60,7 @@ class DebertaRelativeEmbedding(Layer):
 
 
 @register_layer
-class DisentangledSelfAttention(Layer):
+class DisentangledSelfAttention(Remembering, Layer):
     """Self-attention whose scores are content-content, content-position and position-content.
 
     Positions use the projections of the content.

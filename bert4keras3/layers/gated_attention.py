@@ -4,13 +4,13 @@ from bert4keras3 import ops
 from bert4keras3.backend import apply_rotary_position_embeddings, attention_normalize
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
 from bert4keras3.layers.dense import Dense
-from bert4keras3.layers.memory import empty_memory, filled_slots, remember
+from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.layers.norms import ScaleOffset
 from bert4keras3.ops import keras
 
 
 @register_layer
-class GatedAttentionUnit(Layer):
+class GatedAttentionUnit(Remembering, Layer):
     """O = Dense(U · (A V)), with U, V and one head of queries and keys made of the input.
 
     Args:

@@ -89,6 +89,11 @@ class SegmentMask(Layer):
         """Marks of an empty cache."""
         return {"marks": ops.zeros((batch, slots), dtype="int32")}
 
+    def grow_state(self, state, slots):
+        """The state with room for `slots` tokens."""
+        more = slots - state["marks"].shape[1]
+        return {"marks": ops.pad(state["marks"], ((0, 0), (0, more)))}
+
     def compute_mask(self, inputs, mask=None):
         return None
 

@@ -24,3 +24,13 @@ def filled_slots(state, lengths):
     """bool `(batch, slots)`: the slots that hold tokens."""
     slots = ops.arange(ops.shape(state["k"])[2], dtype="int32")
     return slots[None] < ops.cast(lengths, "int32")[:, None]
+
+
+class Remembering:
+    """Mixin of layers that remember keys and values."""
+
+    def grow_state(self, state, slots):
+        """The state with room for `slots` tokens."""
+        more = slots - state["k"].shape[2]
+        widths = ((0, 0), (0, 0), (0, more), (0, 0))
+        return {name: ops.pad(x, widths) for name, x in state.items()}

@@ -105,6 +105,14 @@ class Stepwise:
         }
         return states | {OWN_MASK: self._whole_mask(inputs)}
 
+    def grow_states(self, states, slots):
+        """The states with room for more tokens; what has no slots stays as it is."""
+        calls = self._stateful_calls
+        return {
+            key: calls[key].grow_state(state, slots) if hasattr(calls[key], "grow_state") else state
+            for key, state in states.items()
+        }
+
     @property
     def has_own_mask(self):
         """Whether a subclass computes its attention mask, in a way we know nothing of."""

@@ -102,6 +102,10 @@ class TokenizerBase:
         rows = pair_up(texts, second_texts)
         return [self.encode(*row, maxlen, pattern, truncate_from) for row in rows]
 
+    def encode_written(self, text):
+        """The ids of a text that has its special tokens already, as a chat template writes it."""
+        return self.tokens_to_ids(self._tokenize(text))
+
     def token_to_id(self, token):
         """The id of a token."""
         raise NotImplementedError

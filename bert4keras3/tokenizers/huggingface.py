@@ -99,6 +99,10 @@ class HuggingFaceTokenizer(TokenizerBase):
         ids = ids.tolist() if hasattr(ids, "tolist") else ids
         return self._rust.decode([int(i) for i in ids if i >= 0], skip_special_tokens=True)
 
+    def encode_written(self, text):
+        """The ids of a text that has its special tokens already, as a chat template writes it."""
+        return self._rust.encode(text, add_special_tokens=False).ids
+
     def token_to_id(self, token):
         """The id of a token, that of the unknown token for others; VocabularyError if none."""
         number = self._rust.token_to_id(token)

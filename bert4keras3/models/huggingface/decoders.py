@@ -40,7 +40,7 @@ OUTPUTS = {
     "ForCausalLM": {"with_lm": "linear"},
     **{end: {**outputs, "with_lm": False} for end, outputs in TASKS.items()},
 }
-LLAMA = Kind("llama", "Llama", KEYS, DEFAULTS, outputs=OUTPUTS)
+LLAMA = Kind("llama", "Llama", KEYS, DEFAULTS, outputs=OUTPUTS, causal=True)
 GEMMA = Kind(
     "gemma",
     "Gemma",
@@ -62,6 +62,7 @@ GEMMA = Kind(
     # Plain kernels are what compilers multiply best.
     fixed={"use_EinsumDense": False},
     outputs=OUTPUTS,
+    causal=True,
 )
 GEMMA2 = GEMMA._replace(
     family="gemma2",

@@ -93,8 +93,10 @@ class Kind(NamedTuple):
 
     @property
     def usual(self):
-        """The class a folder is taken for that does not say: the language model, of causal ones."""
-        return next((end for end in ("LMHeadModel", "ForCausalLM") if end in self.outputs), "Model")
+        """The class a folder is taken for that does not say."""
+        if not self.causal:
+            return "Model"
+        return "LMHeadModel" if "LMHeadModel" in self.outputs else "ForCausalLM"
 
 
 BERT_LIKE = {"position_embedding_type": ("absolute", None), "add_cross_attention": (False, None)}
