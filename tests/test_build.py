@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import SIZES, assert_close, build, inputs_for, predict, randomize
 
-from bert4keras3.models import BERT, build_transformer_model
+from bert4keras3.models import BERT, RoFormer, build_transformer_model
 from bert4keras3.weights import CheckpointError
 
 
@@ -304,3 +304,14 @@ def test_pad_token_of_the_configuration():
     none = build("bert", pad_token_id=None)
     randomize(none.model)
     assert np.abs(predict(none.model, arrays)[0][:1, :4] - alone).max() > 1e-3
+
+
+def test_a_file_may_say_the_family_and_the_application(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**SIZES, "model": "roformer", "application": "lm"}))
+    found = build_transformer_model(path, return_keras_model=False)
+    assert isinstance(found, RoFormer) and found.attention_kind == "causal"
+    found = build_transformer_model(
+        path, model="bert", application="unilm", return_keras_model=False
+    )
+    assert not isinstance(found, RoFormer) and found.attention_kind == "unilm"

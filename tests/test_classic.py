@@ -109,6 +109,7 @@ def test_heads_that_do_not_fit(arguments, message):
         make("bert", **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "roformer_positions", "gpt2"])
 def test_a_pretrained_file_leaves_the_head_to_be_trained(name, tmp_path):
     encoder = build(name)
@@ -139,6 +140,7 @@ def test_labels_name_the_classes():
 # ------------------------------------------------- vocabularies, names, sharing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roformer_v2", "gau", "gpt2", "gpt2_ml", "albert", "nezha"])
 def test_keep_and_compound_tokens(name, tmp_path):
     whole = build(name)
@@ -155,6 +157,7 @@ def test_keep_and_compound_tokens(name, tmp_path):
         assert part.vocab_size == 7 and part.load_report.complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roformer", "deberta", "gpt2", "gau"])
 def test_prefix_and_shared_layers(name):
     first = build(name)
@@ -179,6 +182,7 @@ def _arguments(name):
     return tiny.ALL[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roformer", "albert", "gpt2", "gpt2_ml"])
 def test_residual_attention_scores_change_the_output(name):
     plain, residual = build(name), build(name, residual_attention_scores=True)
@@ -206,6 +210,7 @@ def test_initial_numbers_shrink_with_depth():
     assert type(make("gau").initializer) is DepthScaled and make("gau").initializer.order == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nezha", "roformer", "roformer_v2", "gau", "deberta"])
 def test_sequences_may_be_longer_than_max_position(name):
     model = build(name, max_position=4)
@@ -242,6 +247,7 @@ def test_a_row_must_name_every_weight(tmp_path):
         gated.load_weights_from_checkpoint(tmp_path / "model.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gau", "gpt2_ml", "roformer_v2"])
 def test_small_embeddings_are_saved_whole(name, tmp_path):
     arguments = {"embedding_size": 8}

@@ -54,6 +54,7 @@ def reference(layer, q, k, v, visible):
     return dense(u * attended, "o_dense", swish=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize(
     "options",

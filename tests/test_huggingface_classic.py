@@ -136,6 +136,7 @@ def test_outputs_are_equal(kind, end, left, tmp_path):
         assert_close(found, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "end"), CASES, ids=IDS)
 def test_export_is_what_was_loaded(kind, end, tmp_path):
     theirs = saved(kind, end, tmp_path / "theirs")
@@ -254,6 +255,7 @@ def test_what_a_deberta_does_not_say_it_has_not(key, tmp_path):
         build_transformer_model(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["albert", "roformer", "deberta"])
 def test_our_own_models_are_exported(name, tmp_path):
     from tiny import build, inputs_for
@@ -295,6 +297,7 @@ def test_another_family_than_the_folder_s(model, tmp_path):
         build_transformer_model(tmp_path, model=model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "roformer"])
 def test_a_bare_decoder_is_causal_and_has_no_head(kind, tmp_path):
     theirs = saved(kind, "Model", tmp_path, is_decoder=True)

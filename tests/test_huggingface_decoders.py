@@ -2,10 +2,12 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from tiny import assert_close, build, predict
 
+from bert4keras3 import backend
 from bert4keras3.models import build_transformer_model
 from bert4keras3.weights import CheckpointError
 
@@ -203,3 +205,31 @@ def test_keep_tokens_selects_rows_of_both_ends(tmp_path):
     kernel = ours.layers["Decoder-Output-LM"].kernel.numpy()
     assert_close(kernel[:, :4], head[kept].T, 0)
     assert_close(kernel[:, 4], head[[5, 3]].mean(axis=0))
+
+
+def test_what_cannot_be_read_says_so(tmp_path):
+    saved("Qwen3", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "model_type": "qwen3_moe"}))
+    with pytest.raises(ValueError, match="found 'qwen3_moe'; the nearest is 'qwen3'"):
+        build_transformer_model(tmp_path)
+    path.write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ValueError, match="quantization_config: weights quantised by 'gptq'"):
+        build_transformer_model(tmp_path)
+    path.write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.gguf")
+    with pytest.raises(FileNotFoundError, match="GGUF files are not read"):
+        build_transformer_model(tmp_path)
+
+
+def test_dtype_of_the_layers(tmp_path):
+    theirs = saved("Llama", tmp_path)
+    theirs.to(torch.bfloat16).save_pretrained(tmp_path)
+    half = build_transformer_model(tmp_path, dtype="bfloat16")
+    assert {keras.backend.standardize_dtype(w.dtype) for w in half.weights} == {"bfloat16"}
+    assert keras.config.dtype_policy().name == "float32"
+    found = build_transformer_model(tmp_path, dtype="auto")
+    on_cpu = not (backend.list_devices("gpu") or backend.list_devices("tpu"))
+    expected = "float32" if on_cpu else "bfloat16"
+    assert {keras.backend.standardize_dtype(w.dtype) for w in found.weights} == {expected}

@@ -53,4 +53,14 @@ follow_environment()
 
 def get_available_gpus():
     """The names of the visible GPUs, as Keras lists them."""
-    return list(keras.distribution.list_devices("gpu"))
+    return list_devices("gpu")
+
+
+def list_devices(kind):
+    """The names of the visible devices of a kind, `'gpu'` or `'tpu'`."""
+    if backlib == "torch":  # which Keras does not ask
+        import torch
+
+        count = torch.cuda.device_count() if kind == "gpu" else 0
+        return [f"cuda:{i}" for i in range(count)]
+    return list(keras.distribution.list_devices(kind))

@@ -1,10 +1,7 @@
 """The model between two files, in the dtype that is stored."""
 
-from contextlib import contextmanager
-
 from bert4keras3.models import build_transformer_model
 from bert4keras3.models.registry import find_family
-from bert4keras3.ops import keras
 from bert4keras3.weights import CheckpointError
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -24,8 +21,6 @@ def choose_dtype(source):
         CheckpointError: the numbers mean nothing without the scales they were divided by.
     """
     names = {source.dtype(name).name for name in source}
-    # HDF5 has no bfloat16: its files have two bytes without a type.
-    names = {"bfloat16" if name == "void16" else name for name in names}
     scaled = sorted(name for name in names if name.startswith("float8"))
     if scaled:
         raise CheckpointError(f"expected weights of {FLOATS}, found {scaled}", source.path)
@@ -42,18 +37,10 @@ def build(origin, dtype, progress):
     if "keras_weights_path" not in arguments:
         arguments["checkpoint_path"] = origin.source
     cls = _observed(find_family(origin.model), progress)
-    with _dtype_policy(dtype), progress.stage("reading"):
-        return build_transformer_model(model=cls, return_keras_model=False, **arguments)
-
-
-@contextmanager
-def _dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+    with progress.stage("reading"):
+        return build_transformer_model(
+            model=cls, return_keras_model=False, dtype=dtype, **arguments
+        )
 
 
 def _observed(cls, progress):

@@ -19,6 +19,7 @@ from bert4keras3.models.masks import (
     extend_with_language_model,
     extend_with_unified_language_model,
 )
+from bert4keras3.models.precision import dtype_policy, find_policy
 from bert4keras3.models.registry import find_family
 from bert4keras3.models.transformer import Transformer
 
@@ -32,12 +33,13 @@ APPLICATIONS = {
 def build_transformer_model(
     config_path=None,
     checkpoint_path=None,
-    model="bert",
-    application="encoder",
+    model=None,
+    application=None,
     return_keras_model=True,
     keras_weights_path=None,
     initial=True,
     version=None,
+    dtype=None,
     **kwargs,
 ):
     """Build a model and fill it from a checkpoint.
@@ -48,14 +50,18 @@ def build_transformer_model(
             another checkpoint is given. None: everything is in `kwargs`.
         checkpoint_path: a TensorFlow checkpoint's prefix, a `.safetensors`,
             `.bin` or `.weights.h5` file, or a Hugging Face folder.
-        model: the family's key, or a subclass of `Transformer`.
+        model: the family's key, or a subclass of `Transformer`; None for what the
+            file says, or else `'bert'`.
         application: `'encoder'`, `'lm'` (causal mask) or `'unilm'` (UniLM mask);
-            the latter two switch the LM head on.
+            the latter two switch the LM head on. None for what the file says, or
+            else `'encoder'`.
         return_keras_model: return the Keras model, else the transformer object,
             which has it as `.model`.
         keras_weights_path: a `.weights.h5` file.
         initial: accepted for older scripts; weights exist from the start.
         version: version of the family (T5); part of `model` too.
+        dtype: dtype policy of the layers, e.g. 'bfloat16'; 'auto' for what a Hugging
+            Face folder is stored in, but float32 on a CPU. None for Keras' current one.
         **kwargs: arguments of the family's classes and of `Transformer.build`;
             they override the file's. `head='auto'` gives a Hugging Face folder the
             outputs of the class it was saved from.
@@ -71,16 +77,11 @@ def build_transformer_model(
     """
     from_folder = config_path is not None and Path(config_path).is_dir()
     config = {} if config_path is None else read_config(config_path)
+    policy = find_policy(dtype, config)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
         kwargs = _with_outputs(kwargs, config.pop("outputs", {}))
-    config = with_aliases(config)
-    cls = _extend(find_family(model), application)
-    if config.pop("is_decoder", False) and from_folder:
-        cls = cls if application == "unilm" else extend_with_causal_mask(cls)
-    if "segment_vocab_size" in cls.lacks:
-        # Files of every family have it; only an argument asks for segments.
-        config.pop("segment_vocab_size", None)
+    cls, config = _find_class(config, model, application, from_folder)
     if config_path is not None:
         for name, advice in cls.config_advice.items():
             if name not in config and name not in with_aliases(kwargs):
@@ -91,11 +92,12 @@ def build_transformer_model(
     config = with_flags(without_silence({**config, **with_aliases(kwargs)}))
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
-    transformer = cls(**construct)
     if from_folder and checkpoint_path is None and keras_weights_path is None:
         checkpoint_path = config_path
-    transformer.defers_weights = checkpoint_path is not None or keras_weights_path is not None
-    transformer.build(**build)
+    with dtype_policy(policy):
+        transformer = cls(**construct)
+        transformer.defers_weights = (checkpoint_path or keras_weights_path) is not None
+        transformer.build(**build)
     if checkpoint_path is not None:
         transformer.load_weights_from_checkpoint(checkpoint_path)
     if keras_weights_path is not None:
@@ -104,14 +106,27 @@ def build_transformer_model(
     return transformer.model if return_keras_model else transformer
 
 
+def _find_class(config, model, application, from_folder):
+    """The class to build, and the configuration with our names."""
+    model = model or config.get("model", "bert")
+    application = application or config.get("application", "encoder")
+    config = with_aliases(config)
+    cls = _extend(find_family(model), application)
+    if config.pop("is_decoder", False) and from_folder:
+        cls = cls if application == "unilm" else extend_with_causal_mask(cls)
+    if "segment_vocab_size" in cls.lacks:
+        # Files of every family have it; only an argument asks for segments.
+        config.pop("segment_vocab_size", None)
+    return cls, config
+
+
 def _describe_folder(folder, config, model):
     """The family and arguments of a Hugging Face folder."""
     key, arguments = from_huggingface(config, Path(folder) / "config.json")
-    if isinstance(model, type):
-        return model, arguments
+    if model is None or isinstance(model, type):
+        return model or find_family(key), arguments
     asked, found = find_family(model), find_family(key)
-    # 'bert' is what nobody asked for: the folder says what it is.
-    if asked not in (found, find_family("bert")):
+    if asked is not found:
         raise ValueError(
             f"{folder}: expected a checkpoint of {model!r}, "
             f"found model_type {config['model_type']!r}"

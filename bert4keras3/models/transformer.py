@@ -68,6 +68,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         first_is_token: the first position is never padding, whatever its id.
         layer_norm_epsilon: epsilon of the family's norms, its own by default.
         end_token_id: id, or list of ids, that ends a text; the default of `generate`.
+        start_token_id: id that begins a text, kept for exports.
         head: a task instead of the family's own output: 'sequence_classification',
             'token_classification' or 'question_answering' (start and end); logits.
         num_labels: number of classes, that of `labels` or 2 by default.
@@ -142,6 +143,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         first_is_token=True,
         layer_norm_epsilon=None,
         end_token_id=None,
+        start_token_id=None,
         head=None,
         num_labels=None,
         labels=None,
@@ -192,6 +194,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         self.pad_token_id = pad_token_id
         self.first_is_token = first_is_token
         self.end_token_id = end_token_id
+        self.start_token_id = start_token_id
         if layer_norm_epsilon is not None:
             self.norm_epsilon, self.norm_epsilons = layer_norm_epsilon, {}
         self.set_head(head, num_labels, labels, classifier_dropout)

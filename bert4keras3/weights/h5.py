@@ -10,6 +10,7 @@ from functools import cache
 
 import h5py
 import numpy as np
+from ml_dtypes import bfloat16
 
 from bert4keras3.ops import keras
 from bert4keras3.weights.errors import CheckpointError
@@ -50,12 +51,14 @@ class KerasWeights(Source):
             value = entry[()]
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"cannot be read: {error}", self.path, name) from None
-        if entry.attrs.get("dtype") == "bfloat16":
-            from ml_dtypes import bfloat16
-
+        if _is_bfloat16(entry):
             # HDF5 has no bfloat16: the two bytes are stored as an opaque type.
             return value.view(bfloat16) if value.dtype.itemsize == 2 else value.astype(bfloat16)
         return np.asarray(value)
+
+    def dtype(self, name):
+        entry = self._entry(name)
+        return np.dtype(bfloat16) if _is_bfloat16(entry) else entry.dtype
 
     def close(self):
         self._file.close()
@@ -122,3 +125,7 @@ def snake_case(name):
     name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _is_bfloat16(dataset):
+    return dataset.attrs.get("dtype") == "bfloat16"

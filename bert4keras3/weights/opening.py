@@ -57,6 +57,8 @@ def _open_folder(path):
         return _open_tensorflow(path)
     except FileNotFoundError as error:
         names = ", ".join(_FOLDER_FILES)
+        if list(path.glob("*.gguf")):
+            names += "; GGUF files are not read"
         raise FileNotFoundError(f"{error}; nor is there one of {names}") from None
 
 

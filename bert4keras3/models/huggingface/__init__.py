@@ -1,5 +1,7 @@
 """Hugging Face configurations become constructor arguments, and back."""
 
+import difflib
+
 from bert4keras3.models.huggingface import classic, decoders
 from bert4keras3.models.huggingface.kinds import KINDS
 from bert4keras3.models.registry import FAMILIES, HUGGING_FACE
@@ -24,11 +26,19 @@ def from_huggingface(config, path):
     Raises:
         ValueError: a model type or option that is not supported, or a missing key.
     """
-    key = HUGGING_FACE.get(config.get("model_type"))
+    found = config.get("model_type")
+    key = HUGGING_FACE.get(found)
     if key is None:
+        near = difflib.get_close_matches(str(found), HUGGING_FACE, n=1)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
         raise ValueError(
-            f"{path}: model_type: expected one of {sorted(HUGGING_FACE)}, "
-            f"found {config.get('model_type')!r}"
+            f"{path}: model_type: expected one of {sorted(HUGGING_FACE)}, found {found!r}{hint}"
+        )
+    quantized = config.get("quantization_config")
+    if quantized:
+        raise ValueError(
+            f"{path}: quantization_config: weights quantised by {quantized.get('quant_method')!r} "
+            "are not read: take the folder of the unquantised model"
         )
     return key, TRANSLATORS[key].read(config, path)
 

@@ -23,6 +23,7 @@ KEYS = {
     "layer_norm_epsilon": "rms_norm_eps",
     "pad_token_id": "pad_token_id",
     "end_token_id": "eos_token_id",
+    "start_token_id": "bos_token_id",
     "share_embedding": "tie_word_embeddings",
 }
 DEFAULTS = {
@@ -32,6 +33,7 @@ DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "pad_token_id": None,
     "eos_token_id": None,
+    "bos_token_id": None,
     "tie_word_embeddings": False,
     "max_position_embeddings": 32768,
 }
@@ -224,7 +226,6 @@ def write(transformer, key):
         "attention_dropout": float(t.attention_dropout_rate),
         "attention_bias": t.use_bias and model_type not in SWITCHED[:1],
         "mlp_bias": bool(t.use_dense_bias),
-        "bos_token_id": None,
     }
     if "query_pre_attn_scalar" in kind.defaults:
         config["query_pre_attn_scalar"] = _whole(t.query_scale**-2)

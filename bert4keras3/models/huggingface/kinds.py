@@ -242,6 +242,7 @@ KINDS = {
             "hidden_act": "activation_function",
             "intermediate_size": "n_inner",
             "end_token_id": "eos_token_id",
+            "start_token_id": "bos_token_id",
         },
         defaults={
             **GPT_DEFAULTS,
@@ -249,6 +250,7 @@ KINDS = {
             "activation_function": "gelu_new",
             "n_inner": None,
             "eos_token_id": 50256,
+            "bos_token_id": 50256,
         },
         demands={
             "scale_attn_weights": (True, None),
