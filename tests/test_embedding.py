@@ -170,9 +170,9 @@ def test_a_model_that_knows_no_padding(tmp_path):
 
 @pytest.mark.parametrize("family, maxlen", [("bert", 32), ("roberta", 30)])
 def test_long_texts_fill_the_positions_and_no_more(tmp_path, family, maxlen):
-    config = {"pad_token_id": 1} if family == "roberta" else None
+    arguments = {"segment_vocab_size": 2, "pad_token_id": int(family == "roberta")}
     special = ["<s>", "[PAD]", "[CLS]", "[SEP]", "[UNK]"] if family == "roberta" else VOCAB[:4]
-    folder = write_folder(tmp_path, family, [*special, *VOCAB[4:]], config, segment_vocab_size=2)
+    folder = write_folder(tmp_path, family, [*special, *VOCAB[4:]], **arguments)
     embedder = SentenceEmbedder(folder)
     assert embedder.maxlen == maxlen
     found = embedder.encode(["a b " * 100, "a b " * ((maxlen - 2) // 2), "a"])

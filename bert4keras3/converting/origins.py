@@ -89,8 +89,6 @@ def open_files(config_path, weights_path, model, head, options):
         raise ValueError(f"{config_path}: has no 'model': say the family, --model KEY")
     cls = find_family(model)
     arguments = {"config_path": config_path, **_task(head)}
-    if "application" in config:
-        arguments["application"] = config["application"]
     if str(weights_path).endswith((".h5", ".hdf5")):
         with KerasWeights(weights_path) as source:
             arguments["keras_weights_path"] = weights_path
