@@ -60,6 +60,7 @@ def test_generation(name, golden):
     np.testing.assert_array_equal(model.predict(inputs, verbose=0), data["cache_output"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["A", "B"])
 @pytest.mark.parametrize("name", _cases("tf"))
 def test_tensorflow_checkpoint(name, rows, golden):

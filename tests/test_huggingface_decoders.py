@@ -114,6 +114,8 @@ CASES = {
     ),
 }
 
+QUICK = ("Llama-tied", "Qwen2", "Gemma2")
+
 
 def saved(name, folder):
     """Their model with random weights, saved to a folder."""
@@ -136,7 +138,9 @@ def batch(left):
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES]
+)
 def test_outputs_are_equal(name, left, tmp_path):
     theirs = saved(name, tmp_path)
     ids, mask = batch(left)
