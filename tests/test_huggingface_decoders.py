@@ -117,12 +117,12 @@ CASES = {
 QUICK = ("Llama-tied", "Qwen2", "Gemma2")
 
 
-def saved(name, folder):
+def saved(name, folder, **changes):
     """Their model with random weights, saved to a folder."""
     class_name, config = CASES[name]
     cls = getattr(transformers, class_name)
     torch.manual_seed(0)
-    model = cls(cls.config_class(**{**SIZES, **config})).eval()
+    model = cls(cls.config_class(**{**SIZES, **config, **changes})).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
@@ -166,6 +166,27 @@ def test_export_is_what_was_loaded(name, tmp_path):
     with torch.no_grad():
         a, b = (model(torch.tensor(ids).long(), **arguments).logits for model in (theirs, again))
     assert_close(b[mask], a[mask], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("LlamaModel", "Llama-dynamic")])
+def test_greedy_generation_of_64_tokens(name, tmp_path):
+    """Far past every sliding window; two prompts of different lengths at once."""
+    theirs = saved(name, tmp_path, max_position_embeddings=128)
+    ours = build_transformer_model(tmp_path, return_keras_model=False)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, SIZES["vocab_size"], n).tolist() for n in (9, 4)]
+    found = ours.generate(prompts, 64, end_token=-1)
+    for prompt, ids in zip(prompts, found, strict=True):
+        whole = theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=64,
+            min_new_tokens=64,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert ids == whole[0, len(prompt) :].tolist()
 
 
 def test_config_of_older_files(tmp_path):
