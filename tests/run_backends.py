@@ -19,10 +19,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
+# TensorFlow keeps all that XLA compiled until its process ends, and dies of too much of it.
+PROCESSES = {"tensorflow": 3}
 
 
 def run(backend, marks, arguments):
-    """Run pytest on one backend; its counts, and whether it ended well."""
+    """Run the suite on one backend; its counts, and whether it ended well."""
+    groups = [arguments]
+    if not arguments:
+        files, parts = sorted(ROOT.glob("tests/test_*.py")), PROCESSES.get(backend, 1)
+        groups = [[str(file) for file in files[i::parts]] for i in range(parts)]
+    counts, well = Counter(), True
+    for group in groups:
+        found, ended_well = run_once(backend, marks, group)
+        counts, well = counts + found, well and ended_well
+    return counts, well
+
+
+def run_once(backend, marks, arguments):
+    """Run pytest; the counts of its tests, and whether it ended well."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
