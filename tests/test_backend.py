@@ -234,3 +234,8 @@ def test_compilation_cache_elsewhere():
     if keras.backend.backend() != "jax":
         with pytest.warns(UserWarning, match="it has no effect"):
             assert backend.enable_compilation_cache() is None
+
+
+def test_devices_are_listed():
+    assert backend.get_available_gpus() == backend.list_devices("gpu")
+    assert all(isinstance(name, str) for name in backend.list_devices("tpu"))
