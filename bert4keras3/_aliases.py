@@ -23,7 +23,16 @@ ALIASES = {
     **dict.fromkeys(
         [
             f"Models.{name}"
-            for name in ("Berts", "Alberts", "Roformers", "GPTs", "GAUs", "Deberta", "LLamas")
+            for name in (
+                "Berts",
+                "Alberts",
+                "Roformers",
+                "GPTs",
+                "GAUs",
+                "Deberta",
+                "LLamas",
+                "T5models",
+            )
         ],
         ("models",),
     ),

@@ -17,7 +17,14 @@ from bert4keras3.layers.disentangled import (
 from bert4keras3.layers.embeddings import Embedding
 from bert4keras3.layers.feed_forward import FeedForward, GemmaFeedForward, LLamaFeedForward
 from bert4keras3.layers.gated_attention import GatedAttentionUnit
-from bert4keras3.layers.glue import Add, Concatenate1D, FirstToken, LastToken, SoftCap
+from bert4keras3.layers.glue import (
+    Add,
+    ClearPadding,
+    Concatenate1D,
+    FirstToken,
+    LastToken,
+    SoftCap,
+)
 from bert4keras3.layers.loss import Loss
 from bert4keras3.layers.masks import AttentionBias, CausalMask, SegmentMask
 from bert4keras3.layers.norms import (

@@ -54,6 +54,8 @@ class MultiHeadAttention(Remembering, Layer):
         qk_norm: a norm of each query and key head before the rotation: 'llama'
             (`LlamaLayerNorm`), 'gemma' (`RMSNormalization`) or None.
         qk_norm_epsilon: its epsilon.
+        is_cross: keys and values come from another text. What it remembers while decoding is
+            that text, projected once by `project_memory`.
 
     Raises:
         ValueError: query heads that heads do not divide, an unknown option, or
@@ -86,6 +88,7 @@ class MultiHeadAttention(Remembering, Layer):
         logit_soft_cap=None,
         qk_norm=None,
         qk_norm_epsilon=1e-6,
+        is_cross=False,
         **kwargs,
     ):
         # Keras would cast the caches; the projections cast what they are given.
@@ -112,6 +115,7 @@ class MultiHeadAttention(Remembering, Layer):
         self.logit_soft_cap = logit_soft_cap
         self.qk_norm = qk_norm
         self.qk_norm_epsilon = qk_norm_epsilon
+        self.is_cross = is_cross
         self._check()
 
     def _check(self):
@@ -167,15 +171,22 @@ class MultiHeadAttention(Remembering, Layer):
     def _add(self, *arguments, **options):
         self.add_layer(*arguments, kernel_initializer=fresh(self.kernel_initializer), **options)
 
-    def _project(self, query, key, value):
-        """Queries `(batch, n, query_head, key_size)`, keys and values likewise."""
+    def _project_query(self, query):
+        """Queries `(batch, n, query_head, key_size)`."""
         if self.use_EinsumDense:
-            return self.query_dense(query), self.key_dense(key), self.value_dense(value)
-        return (
-            _split_heads(self.q_dense(query), self.query_head, self.key_size),
-            _split_heads(self.k_dense(key), self.heads, self.key_size),
-            _split_heads(self.v_dense(value), self.heads, self.head_size),
-        )
+            query = self.query_dense(query)
+        else:
+            query = _split_heads(self.q_dense(query), self.query_head, self.key_size)
+        return self.q_norm(query) if self.qk_norm else query
+
+    def _project_memory(self, key, value):
+        """Keys and values `(batch, m, heads, size)`."""
+        if self.use_EinsumDense:
+            key, value = self.key_dense(key), self.value_dense(value)
+        else:
+            key = _split_heads(self.k_dense(key), self.heads, self.key_size)
+            value = _split_heads(self.v_dense(value), self.heads, self.head_size)
+        return (self.k_norm(key) if self.qk_norm else key), value
 
     def _project_output(self, x):
         if self.use_EinsumDense and not self.flatten_o_dense:
@@ -220,7 +231,8 @@ class MultiHeadAttention(Remembering, Layer):
             state: `{"k", "v"}` of `(batch, heads, slots, size)`: keys and values
                 so far. New ones are written at `positions`.
             positions: int `(batch, n)`, in a decoding step.
-            lengths: int `(batch,)`, slots that hold tokens after this step.
+            lengths: int `(batch,)`, slots that hold tokens after this step; without a
+                state, keys that are no padding.
 
         Returns:
             `(batch, n, out_dim)`; with return_attention_scores a list of it and
@@ -230,18 +242,17 @@ class MultiHeadAttention(Remembering, Layer):
         parts = self._take_inputs(inputs, a_bias, p_bias, use_cache, indexed)
         if use_cache:
             state, positions = self._unstack(parts)
-        query, key, value = self._project(*parts["qkv"])
-        if self.qk_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = self._rotate(query, key, parts, positions)
-        visible = mask[2] if mask is not None and len(mask) > 2 else None
-        if state is None:
-            key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (key, value))
+        query = self._project_query(parts["qkv"][0])
+        if state is not None and self.is_cross:
+            key, value, visible = state["k"], state["v"], state["visible"]
         else:
-            if positions is not None and (indexed or not use_cache):
-                state = remember(state, key, value, positions)
-            key, value = state["k"], state["v"]
-            visible = None if lengths is None else filled_slots(state, lengths)
+            key, value = self._project_memory(*parts["qkv"][1:])
+            query, key = self._rotate(query, key, parts, positions)
+            writes = positions is not None and (indexed or not use_cache)
+            key, value, state = _heads_first(key, value, state, positions if writes else None)
+            visible = mask[2] if mask is not None and len(mask) > 2 and state is None else None
+            if lengths is not None:
+                visible = filled_slots(key, lengths)
         output, scores = self._attend(query, key, value, visible, parts, training)
         output = self._project_output(output)
         result = [output, scores] if self.return_attention_scores else output
@@ -348,9 +359,30 @@ class MultiHeadAttention(Remembering, Layer):
     # ------------------------------------------------------------------ state
 
     def initial_state(self, batch, slots):
-        """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`."""
+        """Empty keys and values: `{"k", "v"}` of `(batch, heads, slots, size)`.
+
+        What cross attention remembers depends on the other text: `project_memory`.
+        """
+        if self.is_cross:
+            return {}
         sizes = (self.key_size, self.head_size)
         return empty_memory(batch, self.heads, slots, *sizes, self.compute_dtype)
+
+    def project_memory(self, memory, visible):
+        """The state of cross attention: the keys and values of the other text.
+
+        Args:
+            memory: `(batch, m, dim)`.
+            visible: bool `(batch, m)`, False for padding.
+        """
+        dtype = ops.cache_dtype(self.compute_dtype)
+        key, value = (ops.cast(x, dtype) for x in self._project_memory(memory, memory))
+        key, value, _ = _heads_first(key, value)
+        return {"k": key, "v": value, "visible": visible}
+
+    def grow_state(self, state, slots):
+        """The state with room for `slots` tokens; the other text stays as it is."""
+        return state if self.is_cross else super().grow_state(state, slots)
 
     # ------------------------------------------------------------------ specs
 
@@ -379,6 +411,15 @@ class MultiHeadAttention(Remembering, Layer):
             shape = (query[0], self.query_head, query[1], slots)
             result = [result, keras.KerasTensor(shape, dtype=dtype)]
         return (result, keras.KerasTensor(parts["cache"].shape, dtype)) if use_cache else result
+
+
+def _heads_first(key, value, state=None, positions=None):
+    """Keys and values `(batch, heads, m, size)`, of the state where there is one, and the state."""
+    if state is None:
+        return ops.transpose(key, (0, 2, 1, 3)), ops.transpose(value, (0, 2, 1, 3)), None
+    if positions is not None:
+        state = remember(state, key, value, positions)
+    return state["k"], state["v"], state
 
 
 def _split_heads(x, heads, size):

@@ -162,7 +162,7 @@ class DisentangledSelfAttention(Remembering, Layer):
         else:
             state = remember(state, key, value, positions)
             key, value = state["k"], state["v"]
-            visible = filled_slots(state, lengths)
+            visible = filled_slots(state["k"], lengths)
             slots = ops.arange(ops.shape(key)[2], dtype="int32")
             distance = ops.cast(positions, "int32")[:, :, None] - slots
         scores = self._scores(query, key, table, distance, training)

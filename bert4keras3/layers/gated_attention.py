@@ -137,7 +137,7 @@ class GatedAttentionUnit(Remembering, Layer):
         if state is not None:
             state = remember(state, key[:, :, None], value[:, :, None], positions)
             key, value = state["k"][:, 0], state["v"][:, 0]
-            visible = filled_slots(state, lengths)
+            visible = filled_slots(state["k"], lengths)
         scores = ops.matmul(ops.cast(query, key.dtype), ops.transpose(key, (0, 2, 1)))
         if self.attention_scale:
             scores = scores / self.key_size**0.5

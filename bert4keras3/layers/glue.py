@@ -56,6 +56,17 @@ class Concatenate1D(Layer):
 
 
 @register_layer
+class ClearPadding(Layer):
+    """Sets masked positions of `(batch, length, hidden)` to 0, which whoever reads them can tell."""
+
+    def call(self, inputs, mask=None):
+        return inputs if mask is None else ops.where(mask[:, :, None], inputs, 0)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register_layer
 class LastToken(Layer):
     """The vector of each row's last token: `(batch, length, hidden)` -> `(batch, hidden)`."""
 

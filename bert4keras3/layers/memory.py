@@ -20,9 +20,9 @@ def remember(state, key, value, positions):
     }
 
 
-def filled_slots(state, lengths):
-    """bool `(batch, slots)`: the slots that hold tokens."""
-    slots = ops.arange(ops.shape(state["k"])[2], dtype="int32")
+def filled_slots(key, lengths):
+    """bool `(batch, slots)`: the slots of keys `(batch, heads, slots, size)` that hold tokens."""
+    slots = ops.arange(ops.shape(key)[2], dtype="int32")
     return slots[None] < ops.cast(lengths, "int32")[:, None]
 
 

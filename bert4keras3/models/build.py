@@ -20,7 +20,7 @@ from bert4keras3.models.masks import (
     extend_with_unified_language_model,
 )
 from bert4keras3.models.precision import dtype_policy, find_policy
-from bert4keras3.models.registry import find_family
+from bert4keras3.models.registry import find_family, implied_arguments
 from bert4keras3.models.transformer import Transformer
 
 APPLICATIONS = {
@@ -89,6 +89,7 @@ def build_transformer_model(
     if version is not None:
         kwargs["version"] = version
     _check_keywords(cls, kwargs)
+    saved_dropout_rate = config.get("dropout_rate", kwargs.get("hidden_dropout_prob"))
     config = with_flags(without_silence({**config, **with_aliases(kwargs)}))
     construct, build = _split(cls, config)
     _check_required(cls, construct, config_path)
@@ -96,6 +97,7 @@ def build_transformer_model(
         checkpoint_path = config_path
     with dtype_policy(policy):
         transformer = cls(**construct)
+        transformer.saved_dropout_rate = saved_dropout_rate
         transformer.defers_weights = (checkpoint_path or keras_weights_path) is not None
         transformer.build(**build)
     if checkpoint_path is not None:
@@ -110,7 +112,7 @@ def _find_class(config, model, application, from_folder):
     """The class to build, and the configuration with our names."""
     model = model or config.get("model", "bert")
     application = application or config.get("application", "encoder")
-    config = with_aliases(config)
+    config = with_aliases({**config, **implied_arguments(model)})
     cls = _extend(find_family(model), application)
     if config.pop("is_decoder", False) and from_folder:
         cls = cls if application == "unilm" else extend_with_causal_mask(cls)
@@ -126,6 +128,8 @@ def _describe_folder(folder, config, model):
     if model is None or isinstance(model, type):
         return model or find_family(key), arguments
     asked, found = find_family(model), find_family(key)
+    if asked in found.parts:
+        return asked, arguments
     if asked is not found:
         raise ValueError(
             f"{folder}: expected a checkpoint of {model!r}, "

@@ -26,16 +26,21 @@ class Checkpoints:
             the bare model leave it out.
         huggingface_ties: `{tensor: the tensor it must equal}`, of output projections
             that are the token table with us.
+        huggingface_synonyms: `{tensor: other names}`, tried in this order.
         foreign_tensors: `{part of a tensor's name: advice}`, for files that are of
             something else under the same name.
         load_report: what the last load did.
+        saved_dropout_rate: dropout_rate of the configuration that weight files belong to;
+            None for the model's own.
     """
 
     tables = {}
     huggingface_prefix = ""
     huggingface_ties = {}
+    huggingface_synonyms = {}
     foreign_tensors = {}
     load_report = None
+    saved_dropout_rate = None
 
     # ---------------------------------------------------------------- tables
 
@@ -197,7 +202,8 @@ class Checkpoints:
     def _find(self, source, name):
         """The name a source uses for a tensor: Hugging Face files vary a little."""
         name = stored_name(name)
-        for candidate in _variants(name, self.huggingface_prefix):
+        others = self.huggingface_synonyms.get(name, ())
+        for candidate in (*_variants(name, self.huggingface_prefix), *others):
             if candidate in source:
                 return candidate
         return name
@@ -248,13 +254,17 @@ class Checkpoints:
 
                 return read
 
-            places = variable_paths(self.model)
+            groups = source.groups_by_name(self.model) or self.groups_in_files()
+            places = variable_paths(self.model, groups)
             items = [
                 Item(self.model.get_layer(owner), variable, name, reader(name, variable))
                 for name, (owner, variable) in places.items()
             ]
             unused = {n for n in source if n not in places and "seed_generator" not in n}
             self.load_report = self._fill(items, source, unused)
+
+    def groups_in_files(self):
+        """`{layer: group}` in files that do not name layers, where it is not Keras' own."""
 
     def _vocabulary_variables(self):
         """`{id: Tensor}` of the variables that have one row a token."""

@@ -34,7 +34,8 @@ class Decoding:
             return inputs
         accepted = call_parameters(type(layer))
         context = {name: value for name, value in self.context.items() if name in accepted}
-        arguments = {**arguments, **context}
+        # What the model says itself counts: cross attention has other slots.
+        arguments = {**context, **arguments}
         if "state" not in accepted:
             return layer(inputs, **arguments)
         if key not in self.states:
@@ -65,6 +66,29 @@ class Decoding:
             raise ValueError(f"a decoding step did not call {forgotten}, which have a state")
 
 
+class Encoding:
+    """A whole text under way, of which nothing is remembered; padding is known by the lengths.
+
+    Args:
+        lengths: int `(batch,)`, tokens of each row.
+    """
+
+    def __init__(self, lengths):
+        self.lengths = lengths
+
+    def run(self, key, layer, inputs, arguments):
+        """Call a layer."""
+        if isinstance(layer, keras.layers.Dropout):
+            return inputs
+        if "lengths" in call_parameters(type(layer)):
+            arguments = {"lengths": self.lengths, **arguments}
+        return layer(inputs, **arguments)
+
+    def cut(self, x):
+        """All tokens go on to the final layers."""
+        return x
+
+
 @cache
 def call_parameters(layer_class):
     """Names of the arguments of a layer class's `call`."""
@@ -75,19 +99,33 @@ class Stepwise:
     """Mixin of `Transformer`: its forward, some tokens at a time, with memory.
 
     Attributes:
-        decoding: the `Decoding` under way, None outside `step`.
+        decoding: the `Decoding` or `Encoding` under way, None outside `step` and `encode`.
+        fixed_states: keys of the states that decoding leaves as they are.
     """
 
     decoding = None
+    fixed_states = frozenset()
 
-    def initial_states(self, batch, slots, inputs=None):
+    @property
+    def source_inputs(self):
+        """Of a seq2seq model the inputs that a text is made from; none of others."""
+        return self.inputs[: len(self.inputs) - len(self.step_inputs)]
+
+    @property
+    def step_inputs(self):
+        """The inputs that grow with a text, token ids first."""
+        return self.inputs
+
+    def initial_states(self, batch, slots, inputs=None, source=None):
         """What the layers remember before the first token.
 
         Args:
             batch: number of rows.
             slots: length of the caches.
-            inputs: the model's inputs at full length, each `(batch, slots)`; needed
+            inputs: the `step_inputs` at full length, each `(batch, slots)`; needed
                 where a subclass computes its own attention mask from them.
+            source: of a seq2seq model, `{name: array}` of its `source_inputs`, and of token
+                ids `"lengths"`, int `(batch,)`.
 
         Returns:
             `{call key: state}` for every call of a layer that remembers.
@@ -133,13 +171,30 @@ class Stepwise:
         finally:
             self.inputs = symbolic
 
+    def encode(self, inputs, lengths):
+        """The same forward, on whole texts as real tensors.
+
+        Args:
+            inputs: the model's inputs, each `(batch, n)`, padded at the right.
+            lengths: int `(batch,)`, tokens of each row.
+
+        Returns:
+            The outputs.
+        """
+        symbolic, self.inputs = self.inputs, as_list(inputs)
+        self.decoding = Encoding(ops.cast(lengths, "int32"))
+        try:
+            return self._forward(inputs)
+        finally:
+            self.decoding, self.inputs = None, symbolic
+
     def step(self, inputs, positions, lengths, states, slots, last=False):
         """The same forward, on real tensors and with memory.
 
         A whole prompt is a step at positions 0 … n-1; a single token is a step of n = 1.
 
         Args:
-            inputs: the model's inputs for the new tokens, each `(batch, n)`.
+            inputs: the `step_inputs` for the new tokens, each `(batch, n)`.
             positions: int `(batch, n)`, their positions (= cache slots).
             lengths: int `(batch,)`, slots of each row that hold tokens afterwards.
             states: from `initial_states` or the step before.

@@ -10,7 +10,7 @@ class LM_Mask:
 
     def compute_attention_bias(self, inputs=None):
         if self.attention_bias is None:
-            self.attention_bias = self.apply(self.inputs[0], CausalMask, name="Attention-Mask")
+            self.attention_bias = self.apply(self.step_inputs[0], CausalMask, name="Attention-Mask")
         return self.attention_bias
 
 

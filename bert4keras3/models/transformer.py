@@ -91,6 +91,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         attention_kind: 'full', 'causal' or 'unilm'.
         applications: what it can be built as.
         lacks: options of its base classes that it cannot have.
+        parts: families that are halves of it.
         config_advice: `{argument: advice}` where a configuration file leaves it out.
     """
 
@@ -107,6 +108,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
     attention_kind = "full"
     applications = ("encoder", "lm", "unilm")
     lacks = ()
+    parts = ()
     config_advice = {}
 
     def __init__(

@@ -17,6 +17,7 @@ from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Source
 
 # Files of early Keras 3 versions, and of tf.keras, call the group of layers so.
+LAYER_GROUP = re.compile(r"layers/(\w+)/vars")
 OLD_ROOT = "_layer_checkpoint_dependencies/"
 
 
@@ -32,6 +33,7 @@ class KerasWeights(Source):
 
     def __init__(self, path):
         super().__init__(path)
+        self._groups = {}
         try:
             self._file = h5py.File(path, "r")
             self._file.visititems(self._add)
@@ -43,8 +45,22 @@ class KerasWeights(Source):
             ) from None
 
     def _add(self, name, item):
+        layer, group = item.attrs.get("name"), LAYER_GROUP.fullmatch(name)
+        if group and isinstance(layer, str):
+            self._groups[layer] = group[1]
         if isinstance(item, h5py.Dataset) and "/vars/" in name:
             self._entries[name.replace(OLD_ROOT, "layers/")] = item
+
+    def groups_by_name(self, model):
+        """`{layer: group}` as the file says it; None where it does not for all that has weights.
+
+        Keras writes the layers' names since version 3.10 and reads by the groups' numbers.
+        """
+        for group, layer in _numbered(model.layers):
+            found = self._groups.get(layer.name)
+            if layer.weights and (found is None or _stem(found) != _stem(group)):
+                return None
+        return self._groups
 
     def _read(self, name, entry):
         try:
@@ -64,12 +80,27 @@ class KerasWeights(Source):
         self._file.close()
 
 
-def variable_paths(model):
-    """`{path in a .weights.h5 file: (layer name, variable)}` of a Keras model."""
-    paths = {}
-    for name, layer in _numbered(model.layers):
-        _collect(layer, f"layers/{name}", layer.name, paths, set())
+def variable_paths(model, groups=None):
+    """`{path in a .weights.h5 file: (layer name, variable)}` of a Keras model.
+
+    Args:
+        model: the model.
+        groups: `{layer: group}`, `numbered_groups` by default.
+    """
+    paths, groups = {}, groups or numbered_groups(model)
+    for layer in model.layers:
+        if layer.weights:
+            _collect(layer, f"layers/{groups[layer.name]}", layer.name, paths, set())
     return paths
+
+
+def numbered_groups(model):
+    """`{layer: group}` as Keras numbers them."""
+    return {layer.name: group for group, layer in _numbered(model.layers)}
+
+
+def _stem(group):
+    return re.sub(r"_\d+$", "", group)
 
 
 def _collect(layer, path, owner, paths, seen):
