@@ -161,7 +161,11 @@ def _choose(transformer, plan, early_stopping, carry, logits):
     rows = ops.take(flat, chosen)
     for name in ("ids", "lengths") + ("log_probs",) * plan.log_probs:
         carry[name] = ops.take(candidates[name], chosen, axis=0)
-    carry["states"] = map_rows(lambda x: ops.take(x, rows, axis=0), carry["states"])
+    # A prompt's beams have the same source: those states need not follow.
+    fixed = transformer.fixed_states
+    moving = {key: state for key, state in carry["states"].items() if key not in fixed}
+    moving = map_rows(lambda x: ops.take(x, rows, axis=0), moving)
+    carry["states"] = {**carry["states"], **moving}
     carry["scores"] = ops.take_along_axis(ops.where(ended, scores + WORST, scores), order, axis=1)
     carry["open"] = _still_open(early_stopping, carry)
     carry["broken"] = ops.logical_or(carry["broken"], ops.any(ops.isnan(model)))

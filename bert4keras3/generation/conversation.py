@@ -37,7 +37,8 @@ class Conversation:
         prefilled: tokens of the last prompt that were computed.
 
     Raises:
-        ValueError: the model cannot generate, is not causal, or has a mask of its own.
+        ValueError: the model cannot generate, is not causal or seq2seq, or has a mask of its
+            own.
     """
 
     def __init__(self, transformer):
@@ -46,6 +47,11 @@ class Conversation:
             raise ValueError(
                 f"{type(transformer).__name__}: a conversation needs a causal model, whose earlier "
                 "tokens do not see later ones"
+            )
+        if transformer.source_inputs:
+            raise ValueError(
+                f"{type(transformer).__name__}: a conversation needs a model that goes on with a "
+                "text, this one makes another text from it"
             )
         self.transformer = transformer
         self.reset()

@@ -1,5 +1,6 @@
 """`generate` and `stream`: from prompts to new ids, by the compiled loop."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,10 +11,65 @@ from bert4keras3.generation.options import Options, whole
 from bert4keras3.generation.programs import fetch, new_tokens, programs, whole_rows
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
+from bert4keras3.generation.sources import pack_sources, read_beginnings, read_sources
 from bert4keras3.ops import keras
 
 # Steps of a stream's compiled stretches: the first soon, the later ones cheaply.
 FIRST_CHUNK, LAST_CHUNK = 4, 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """Checked prompts, a list entry each.
+
+    Attributes:
+        transformer: the model.
+        rows: ids that the texts begin with.
+        sources: of a seq2seq model what they are made from, else None.
+        segments: segment ids of the prompts, or None.
+        single: there was one prompt that was no list of prompts.
+        count: tokens to add at most.
+    """
+
+    transformer: object
+    rows: list
+    sources: list | None
+    segments: list | None
+    single: bool
+    count: int
+
+    @classmethod
+    def read(cls, transformer, prompts, segments, decoder_prompts, max_new_tokens):
+        """Check what `Transformer.generate` was given."""
+        check_generates(transformer)
+        sources = None
+        if transformer.source_inputs:
+            sources, single = read_sources(transformer, prompts)
+            rows = read_beginnings(transformer, decoder_prompts, len(sources))
+        elif decoder_prompts is not None:
+            raise ValueError(f"decoder_prompts: {type(transformer).__name__} has no decoder")
+        else:
+            rows, single = read_prompts(transformer, prompts)
+        segments = [segments] if single and segments is not None else segments
+        count = room(transformer, rows, max_new_tokens)
+        return cls(transformer, rows, sources, segments, single, count)
+
+    def pack(self, chosen):
+        """The arrays of some prompts, and their prompt length."""
+        rows = [self.rows[i] for i in chosen]
+        segments = None if self.segments is None else [self.segments[i] for i in chosen]
+        if self.sources is None:
+            return pack(self.transformer, rows, segments, self.count)
+        arrays, prompt_length = pack(self.transformer, rows, None, self.count)
+        sources = [self.sources[i] for i in chosen]
+        source = pack_sources(self.transformer, sources, segments)
+        return {**arrays, "source": source}, prompt_length
+
+    def batches(self, size):
+        """Lists of prompts; those of like lengths go together."""
+        texts = self.rows if self.sources is None else self.sources
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def generate(
@@ -22,6 +78,7 @@ def generate(
     max_new_tokens=None,
     *,
     segments=None,
+    decoder_prompts=None,
     num_samples=1,
     num_beams=1,
     length_penalty=1.0,
@@ -33,7 +90,7 @@ def generate(
 ):
     """See `Transformer.generate`."""
     options = Options(**options)
-    rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
+    request = Request.read(transformer, prompts, segments, decoder_prompts, max_new_tokens)
     whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
     search = _sample
     if whole("num_beams", num_beams, 1) > 1:
@@ -44,16 +101,13 @@ def generate(
             early_stopping=early_stopping,
         )
     seed = options.make_seed()
-    # Rows of like lengths go together; the results come in the order of the prompts.
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    results = [None] * len(rows)
-    bar = tqdm(total=len(rows), desc="generate", unit="prompt", disable=_quiet(progress, batches))
+    batches, total = request.batches(batch_size), len(request.rows)
+    # The results come in the order of the prompts.
+    results = [None] * total
+    bar = tqdm(total=total, desc="generate", unit="prompt", disable=_quiet(progress, batches))
     with bar:
         for batch in batches:
-            chosen = [rows[i] for i in batch]
-            texts = None if segments is None else [segments[i] for i in batch]
-            arrays, prompt_length = pack(transformer, chosen, texts, count)
+            arrays, prompt_length = request.pack(batch)
             found = search(
                 transformer,
                 options,
@@ -71,17 +125,9 @@ def generate(
     log_probs = [[log_probs for _, log_probs in samples] for samples in results]
     if num_samples == 1:
         ids, log_probs = ([samples[0] for samples in x] for x in (ids, log_probs))
-    if single:
+    if request.single:
         ids, log_probs = ids[0], log_probs[0]
     return (ids, log_probs) if return_log_probs else ids
-
-
-def _read(transformer, prompts, segments, max_new_tokens):
-    """Prompts and segments as lists, whether there was one only, and the room for new tokens."""
-    check_generates(transformer)
-    rows, single = read_prompts(transformer, prompts)
-    segments = [segments] if single and segments is not None else segments
-    return rows, segments, single, room(transformer, rows, max_new_tokens)
 
 
 def _quiet(progress, batches):
@@ -104,15 +150,17 @@ def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples,
     return [found[i : i + samples] for i in range(0, len(found), samples)]
 
 
-def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **options):
+def stream(
+    transformer, prompts, max_new_tokens=None, *, segments=None, decoder_prompts=None, **options
+):
     """See `Transformer.stream`."""
     options = Options(**options)
-    rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
+    request = Request.read(transformer, prompts, segments, decoder_prompts, max_new_tokens)
     plan, settings = options.make_plan(transformer)
-    arrays, prompt_length = pack(transformer, rows, segments, count)
-    seeds = row_seeds(options.make_seed(), range(len(rows)))
+    arrays, prompt_length = request.pack(range(len(request.rows)))
+    seeds = row_seeds(options.make_seed(), range(len(request.rows)))
     begin, go_on = programs(transformer, plan, prompt_length)
-    return _stream(begin, go_on, whole_rows(arrays, seeds, settings), single)
+    return _stream(begin, go_on, whole_rows(arrays, seeds, settings), request.single)
 
 
 def _stream(begin, go_on, rows, single):

@@ -6,7 +6,7 @@ made. A whole generation is one `advance`, a stream is many.
 
 The carry is a dictionary:
     ids: int32 (batch, slots), prompts and new tokens, from the left.
-    extras: further inputs of the model, each (batch, slots), known in advance.
+    extras: further `step_inputs` of the model, each (batch, slots), known in advance.
     starts, lengths, limits: int32 (batch,), tokens of the prompt, tokens so far,
         tokens at most.
     finished: bool (batch,), rows that met an end.
@@ -57,7 +57,8 @@ def start(transformer, plan, prompt_length, rows, known=None):
         plan: a `Plan`.
         prompt_length: at least as long as the longest prompt.
         rows: `{"ids", "extras", "lengths", "limits", "settings"}`, a row a prompt,
-            and `"seeds"`, a row a sample; "ids" is `(batch, slots)`.
+            and `"seeds"`, a row a sample; "ids" is `(batch, slots)`. Of a seq2seq model
+            also `"source"`, see `Transformer.initial_states`.
         known: `(states, counts)`, caches and how many first tokens of each row they
             hold, int `(batch,)`; prompt_length then counts from there. None for none.
 
@@ -90,7 +91,7 @@ def prefill(transformer, prompt_length, rows, known=None):
         ops.arange(prompt_length, dtype="int32")[None], (batch, prompt_length)
     )
     if known is None:
-        states = transformer.initial_states(batch, slots, inputs)
+        states = transformer.initial_states(batch, slots, inputs, rows.get("source"))
         prompts = [x[:, :prompt_length] for x in inputs]
     else:
         states, counts = known
@@ -177,8 +178,9 @@ def ended_rows(plan, carry, tokens):
 
 
 def model_inputs(transformer, rows):
-    """The model's inputs, in its order."""
-    return [rows["ids"], *(rows["extras"][tensor.name] for tensor in transformer.inputs[1:])]
+    """The inputs that grow with the texts, in the model's order."""
+    names = [tensor.name for tensor in transformer.step_inputs[1:]]
+    return [rows["ids"], *(rows["extras"][name] for name in names)]
 
 
 def repeat_rows(rows, logits, states, times):

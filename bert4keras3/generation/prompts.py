@@ -132,15 +132,21 @@ def pack(transformer, prompts, segments, max_new_tokens, least=0):
     prompt_length = min(bucket(most), limit or bucket(most))
     slots = bucket(most + max_new_tokens)
     slots = max(min(slots, limit or slots), prompt_length, least)
-    ids = np.zeros((len(prompts), slots), "int32")
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = prompt
+    ids = pack_ids(prompts, slots)
     extras = {
         tensor.name: _extra(transformer, tensor.name, ids.shape, prompts, segments)
-        for tensor in transformer.inputs[1:]
+        for tensor in transformer.step_inputs[1:]
     }
     limits = np.minimum(lengths + max_new_tokens, slots).astype("int32")
     return {"ids": ids, "extras": extras, "lengths": lengths, "limits": limits}, prompt_length
+
+
+def pack_ids(rows, length):
+    """Lists of ids as an int32 array `(rows, length)`, filled up with 0."""
+    ids = np.zeros((len(rows), length), "int32")
+    for place, row in zip(ids, rows, strict=True):
+        place[: len(row)] = row
+    return ids
 
 
 def _extra(transformer, name, shape, prompts, segments):
@@ -151,14 +157,27 @@ def _extra(transformer, name, shape, prompts, segments):
         raise ValueError(
             f"the model's input {name!r} is unknown: use build_cache_model and feed it"
         )
-    rows = [[0] * len(prompt) for prompt in prompts] if segments is None else segments
+    array = pack_segments(shape, prompts, segments)
+    # UniLM: what is generated is the second text.
+    for row, prompt in zip(array, prompts, strict=True):
+        end = len(prompt)
+        row[end:] = 1 if transformer.attention_kind == "unilm" else row[end - 1]
+    return array
+
+
+def pack_segments(shape, prompts, segments):
+    """The segment ids of prompts as an array `shape`, 0 where they are not given, and after them.
+
+    Raises:
+        ValueError: not one id a token.
+    """
     array = np.zeros(shape, "int32")
-    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+    if segments is None:
+        return array
+    for i, (row, prompt) in enumerate(zip(segments, prompts, strict=True)):
         if len(row) != len(prompt):
             raise ValueError(
                 f"segments {i}: expected {len(prompt)} ids, one a token, got {len(row)}"
             )
         array[i, : len(row)] = row
-        # UniLM: what is generated is the second text.
-        array[i, len(row) :] = 1 if transformer.attention_kind == "unilm" else row[-1]
     return array

@@ -57,7 +57,7 @@ class Concatenate1D(Layer):
 
 @register_layer
 class ClearPadding(Layer):
-    """Sets masked positions of `(batch, length, hidden)` to 0, which whoever reads them can tell."""
+    """Sets masked positions of `(batch, length, hidden)` to 0, for readers without the mask."""
 
     def call(self, inputs, mask=None):
         return inputs if mask is None else ops.where(mask[:, :, None], inputs, 0)

@@ -72,11 +72,15 @@ class Generating:
 
         Args:
             prompts: a list of ids; or several as a list of lists of any lengths, or
-                as an array `(batch, length)` padded at either side.
+                as an array `(batch, length)` padded at either side. A seq2seq model makes
+                new texts from them; they are what its encoder reads, or for a
+                decoder alone what the encoder gives, `([batch,] length, hidden)`.
             max_new_tokens: tokens to add at most, 128 by default.
             **options: as `bert4keras3.generation.Options`, and
                 segments: segment ids of the prompts, in the same form; 0 by
                 default, and 1 for the new tokens of a UniLM.
+                decoder_prompts: of a seq2seq model, ids that the new texts begin
+                with, for all or as a list for each; its start token by default.
                 num_samples: continuations of each prompt.
                 num_beams: beams of a beam search; 1 for none.
                 length_penalty: a beam's score is divided by its number of new
@@ -104,7 +108,7 @@ class Generating:
         """Continue prompts and yield the ids as they come.
 
         Args:
-            prompts, max_new_tokens, segments: as `generate`.
+            prompts, max_new_tokens, segments, decoder_prompts: as `generate`.
             **options: as `bert4keras3.generation.Options`.
 
         Returns:

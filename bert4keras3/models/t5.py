@@ -1,8 +1,9 @@
 """T5, mT5, UMT5 and MisakaT5: encoder and decoder in one."""
 
+from bert4keras3 import ops
 from bert4keras3.models.decoding import as_list
 from bert4keras3.models.registry import family
-from bert4keras3.models.t5_halves import CONTEXT, T5_Base, T5_Decoder, T5_Encoder
+from bert4keras3.models.t5_halves import T5_Base, T5_Decoder, T5_Encoder
 from bert4keras3.ops import keras
 from bert4keras3.weights.h5 import numbered_groups
 
@@ -119,10 +120,9 @@ class T5(T5_Base):
     def initial_states(self, batch, slots, inputs=None, source=None):
         texts = [source[tensor.name] for tensor in self.source_inputs]
         context = self._encoder.encode(texts, source["lengths"])
-        places = keras.ops.arange(context.shape[1], dtype="int32")[None]
+        places = ops.arange(context.shape[1], dtype="int32")[None]
         visible = places < source["lengths"][:, None]
-        memory = {CONTEXT: context, "visible": visible}
-        return self._decoder.initial_states(batch, slots, inputs, memory)
+        return self._decoder.states_with_context(context, visible, batch, slots, inputs)
 
     def grow_states(self, states, slots):
         return self._decoder.grow_states(states, slots)

@@ -81,6 +81,11 @@ class T5_Base(T5Files, BERT):
         self.position_buckets = position_buckets
         self.max_distance = max_distance
 
+    @property
+    def decoder_start_id(self):
+        """The id that a decoder's text begins with."""
+        return next(i for i in (self.start_token_id, self.pad_token_id, 0) if i is not None)
+
     def finish_embeddings(self, x):
         x = self.apply(x, Dropout, rate=self.dropout_rate, name=f"{self.side}-Embedding-Dropout")
         return self.resize(x, self.hidden_size, f"{self.side}-Embedding-Mapping")
@@ -341,9 +346,12 @@ class T5_Decoder(LM_Mask, T5_Base):
         return frozenset({CONTEXT, *cross})
 
     def initial_states(self, batch, slots, inputs=None, source=None):
-        context, visible = source[CONTEXT], source.get("visible")
-        if visible is None:
-            visible = ops.any(ops.not_equal(context, 0), axis=-1)
+        context = source[self.source_inputs[0].name]
+        visible = ops.any(ops.not_equal(context, 0), axis=-1)
+        return self.states_with_context(context, visible, batch, slots, inputs)
+
+    def states_with_context(self, context, visible, batch, slots, inputs=None):
+        """`initial_states` for an encoder's output; `visible` `(batch, m)` is False for padding."""
         inputs = None if inputs is None else [context, *as_list(inputs)]
         states = super().initial_states(batch, slots, inputs)
         for key, layer in self._stateful_calls.items():
