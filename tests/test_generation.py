@@ -18,6 +18,8 @@ from bert4keras3.models import BERT, LM_Mask, build_transformer_model
 
 LENGTH = 16
 ROWS = [[7, 9, 8, 30], [5], [44, 9, 12, 13, 14, 15], [9, 9]]
+# What a seq2seq model makes them from; of a decoder alone these are seeds of contexts.
+SOURCES = [[8, 4, 20], [33, 6, 6, 6, 41, 7, 12], [11], [49, 48, 47, 3]]
 END = 3
 
 
@@ -27,11 +29,42 @@ def segments_for(transformer, rows):
     return np.tile(after if transformer.segment_attention else after > 0, (rows, 1)).astype("int32")
 
 
-def whole_inputs(transformer, tokens):
+def whole_inputs(transformer, tokens, side="right"):
     inputs = [np.asarray(tokens, "int32")]
+    if transformer.source_inputs:
+        return [source_array(transformer, len(tokens), side), *inputs]
     if len(transformer.inputs) > 1:
         inputs.append(segments_for(transformer, len(tokens)))
     return inputs
+
+
+def sources_for(transformer, rows):
+    """Lists of ids, or contexts."""
+    if "Context" not in transformer.source_inputs[0].name:
+        return SOURCES[:rows]
+    size = transformer.hidden_size
+    return [tiny.draw(len(ids), size, seed=ids[0]) for ids in SOURCES[:rows]]
+
+
+def source_array(transformer, rows, side):
+    """The sources, padded; contexts always at the right, as positions count from their start."""
+    sources = sources_for(transformer, rows)
+    if isinstance(sources[0], list):
+        return as_array(sources, side)
+    array = np.zeros((rows, LENGTH, transformer.hidden_size), "float32")
+    for place, source in zip(array, sources, strict=True):
+        place[: len(source)] = source
+    return array
+
+
+def asked(transformer, rows, **options):
+    """The arguments of `generate` for texts that begin with rows; a row alone stays one."""
+    if not transformer.source_inputs:
+        return {"prompts": rows, **options}
+    several = isinstance(rows[0], list)
+    sources = sources_for(transformer, len(rows) if several else 1)
+    sources = sources if several else sources[0]
+    return {"prompts": sources, "decoder_prompts": rows, **options}
 
 
 def naive(transformer, rows, count, choose=None, end=END):
@@ -81,9 +114,11 @@ def test_cache_model_equals_naive_greedy(name):
     wholes = naive(transformer, rows, None)
     expected = completed(rows, wholes)
     model = transformer.build_cache_model([LENGTH] * len(transformer.inputs), END)
-    for side in ("right", "left"):
-        inputs = whole_inputs(transformer, as_array(rows, side))
-        if side == "left" and len(inputs) > 1:
+    # With a start token of the padding's id, padding at the left cannot be told from it.
+    sides = ["right"] + ["left"] * (getattr(transformer, "decoder_start_id", None) != 0)
+    for side in sides:
+        inputs = whole_inputs(transformer, as_array(rows, side), side)
+        if side == "left" and len(inputs) > 1 and not transformer.source_inputs:
             for segments, row in zip(inputs[1], rows, strict=True):
                 segments[:] = np.roll(segments, LENGTH - len(row))
         np.testing.assert_array_equal(model.predict(inputs, verbose=0), expected)
@@ -98,10 +133,12 @@ def test_generate_equals_naive_greedy(name):
     wholes = naive(transformer, rows, 6)
     expected = [whole[len(row) :] for row, whole in zip(rows, wholes, strict=True)]
     segments = {"segments": [[0, 0] for _ in rows]} if "unilm" in name else {}
-    assert transformer.generate(rows, 6, end_token=END, **segments) == expected
-    assert transformer.generate(rows[0], 6, end_token=END) == expected[0]
-    assert list(transformer.stream(rows[0], 6, end_token=END)) == expected[0]
-    streamed = list(transformer.stream(rows, 6, end_token=END))
+    options = {"max_new_tokens": 6, "end_token": END}
+    every, first = (asked(transformer, x, **options) for x in (rows, rows[0]))
+    assert transformer.generate(**every, **segments) == expected
+    assert transformer.generate(**first) == expected[0]
+    assert list(transformer.stream(**first)) == expected[0]
+    streamed = list(transformer.stream(**every))
     for i, ids in enumerate(expected):
         assert [token for row, token in streamed if row == i] == ids
 

@@ -163,14 +163,16 @@ def test_step_by_step_equals_the_whole(name):
     """A prompt, then single tokens, at rows of different lengths."""
     transformer = build(name)
     arrays = inputs_for(transformer)
-    rows, length = arrays[0].shape
+    rows, length = arrays[0].shape[:2]
+    steps, source = tiny.split(transformer, arrays, [9, 6, 4])
     # What is seen both ways (the first two tokens) must lie within the prompt.
     after = np.maximum(np.arange(length) - 1, 0)
-    for segments in arrays[1:]:
+    for segments in steps[1:]:
         segments[:] = after if transformer.segment_attention else after > 0
     expected = predict(transformer.model, arrays)[-1]
+    arrays = steps
     slots, starts = 12, np.array([4, 2, 3])
-    states = transformer.initial_states(rows, slots)
+    states = transformer.initial_states(rows, slots, source=source)
     positions = np.tile(np.arange(4), (rows, 1))
     prompt = [a[:, :4] for a in arrays]
     outputs, states = transformer.step(_tensors(prompt), positions, starts, states, slots)

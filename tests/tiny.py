@@ -46,7 +46,9 @@ ENCODERS = {
     },
     "deberta_segments": {"model": "deberta", "bucket_size": 4},
     "gpt2_classifier": {"model": "gpt2", "head": "sequence_classification"},
+    "t5_encoder": {"model": "t5_encoder"},
 }
+GATED = {"hidden_act": ["gelu", "linear"], "cross_position_bias": False, "logit_scale": False}
 DECODERS = {
     "bert_lm": {"model": "bert", "application": "lm", "with_mlm": "linear"},
     "bert_unilm": {"model": "bert", "application": "unilm", "with_mlm": "linear"},
@@ -168,9 +170,20 @@ DECODERS = {
         "o_bias": False,
         "hidden_act": "silu",
     },
+    "t5": {"model": "t5", "with_lm": "linear", "max_distance": 6, "position_buckets": 8},
+    "t5_1_1": {"model": "t5.1.1", "with_lm": True, "num_decoder_layers": 1, **GATED},
+    "mt5_decoder": {"model": "mt5.1.1_decoder", "with_lm": "linear", **GATED},
+    "umt5": {
+        "model": "mt5.1.1",
+        "with_lm": "linear",
+        "share_position_bias": False,
+        "start_token_id": 1,
+        **GATED,
+    },
+    "misakat5": {"model": "misakat5", "with_lm": "linear", "attention_key_size": 6},
 }
 ALL = {**ENCODERS, **DECODERS}
-QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta", "gpt2")
+QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta", "gpt2", "t5")
 
 
 def each(names):
@@ -198,14 +211,31 @@ def inputs_for(transformer, rows=3, length=9, seed=1):
     rng = np.random.default_rng(seed)
     arrays = []
     for tensor in transformer.inputs:
-        high = {"Input-Token": transformer.vocab_size, "Input-Segment": 2}
-        name = tensor.name
-        low = 3 if name == "Input-Token" else 0
-        array = rng.integers(low, high.get(name, transformer.max_position), (rows, length))
-        if name == "Input-Segment":
-            array = np.sort(array, axis=1)
-        arrays.append(array.astype("int32"))
+        if "Context" in tensor.name:
+            arrays.append(draw(rows, length, transformer.hidden_size, seed=seed))
+            continue
+        segments, tokens = "Segment" in tensor.name, tensor.name.endswith("Input-Token")
+        high = 2 if segments else transformer.vocab_size if tokens else transformer.max_position
+        array = rng.integers(3 if tokens and not segments else 0, high, (rows, length))
+        arrays.append((np.sort(array, axis=1) if segments else array).astype("int32"))
     return arrays
+
+
+def split(transformer, arrays, lengths):
+    """Of the inputs of a whole model: those of a step, and the source of a seq2seq model.
+
+    Args:
+        transformer: the model.
+        arrays: one an input.
+        lengths: tokens of each source; what lies beyond becomes padding in the arrays.
+    """
+    names = [tensor.name for tensor in transformer.source_inputs]
+    if not names:
+        return arrays, None
+    for row, length in enumerate(lengths):
+        arrays[0][row, length:] = 0
+    source = dict(zip(names, map(tensor, arrays), strict=False))
+    return arrays[len(names) :], {**source, "lengths": tensor(np.array(lengths, "int32"))}
 
 
 def predict(model, arrays):

@@ -14,6 +14,7 @@ from bert4keras3.generation.programs import GenerationError, cached_programs
 from bert4keras3.generation.prompts import bucket, check_generates
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sampling import Greedy, Sampler
+from bert4keras3.generation.sources import takes_contexts
 from bert4keras3.ops import keras
 
 SEARCH_MODES = ("greedy", "topk", "topp")
@@ -25,7 +26,9 @@ class CacheModel(keras.Model):
     Made by `Transformer.build_cache_model`; shares the transformer's weights.
 
     Inputs: those of the transformer, int32 `(batch, length)` of the fixed lengths;
-    the tokens padded at either side, the others given for the whole length.
+    the tokens padded at either side, the others given for the whole length. Of a
+    seq2seq model first what the encoder reads, or for a decoder alone what the
+    encoder gives, float `(batch, m, hidden)`, where vectors of zeros are padding.
 
     Outputs: int32 `(batch, length)`: prompt, new tokens, padding.
 
@@ -37,12 +40,19 @@ class CacheModel(keras.Model):
         super().__init__(**kwargs)
         self.backbone = transformer.model
         self.transformer = transformer
-        self.length = input_lengths[0]
+        self.length = input_lengths[-1]
         self.plan = plan
         self.search_settings = settings
+        self.sources = len(transformer.source_inputs)  # how many of the inputs
         self.index_bias = index_bias
+        if self.sources and transformer.decoder_start_id == self._pad:
+            self.index_bias = max(index_bias, 1)  # a start token is none of padding
         self.inputs = [
-            keras.KerasTensor((None, length), dtype="int32", name=f"{tensor.name}-cache-{length}")
+            keras.KerasTensor(
+                (None, length, *tensor.shape[2:]),
+                dtype=tensor.dtype if len(tensor.shape) > 2 else "int32",
+                name=tensor.name if length is None else f"{tensor.name}-cache-{length}",
+            )
             for tensor, length in zip(transformer.inputs, input_lengths, strict=True)
         ]
         self._random = random if seed is None else random.Random(seed)
@@ -59,8 +69,8 @@ class CacheModel(keras.Model):
     def call(self, inputs, training=None, tranning=None):
         """Complete the inputs; `training` is accepted in both spellings and ignored."""
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        if not _is_concrete(inputs[0]):
-            rows = inputs[0].shape[0]
+        if not _is_concrete(inputs[-1]):
+            rows = inputs[-1].shape[0]
             if rows is None:
                 raise ValueError("within a traced function, the number of rows must be known")
             return self._complete(self.length, *inputs, self._seeds(rows))
@@ -108,9 +118,10 @@ class CacheModel(keras.Model):
 
     def _run(self, arrays):
         """One batch, with a prefill as long as its longest prompt (in buckets)."""
-        tokens = arrays[0]
-        inside = self._inside(tokens)
-        longest = int((inside.shape[1] - inside[:, ::-1].argmax(1) - inside.argmax(1)).max())
+        arrays = self._with_bucketed_sources(arrays)
+        tokens = arrays[self.sources]
+        known = inside(tokens, self._pad, self.index_bias)
+        longest = int((known.shape[1] - known[:, ::-1].argmax(1) - known.argmax(1)).max())
         prompt_length = min(bucket(longest), self.length)
         key = ("cache_model", self.plan, prompt_length, self.length, self.index_bias, self.compiles)
         (run,) = cached_programs(
@@ -127,19 +138,9 @@ class CacheModel(keras.Model):
     def _complete(self, prompt_length, *inputs_and_seeds):
         """The pure function: inputs and seeds in, completed ids out; -1 throughout for NaN."""
         *inputs, seeds = inputs_and_seeds
-        inputs = [ops.cast(x, "int32") for x in inputs]
-        pad = self._pad
-        inside = ops.not_equal(inputs[0], pad)
-        places = ops.arange(self.length, dtype="int32")[None]
-        inside = ops.logical_or(inside, places < self.index_bias)
-        marks = ops.cast(inside, "int32")
-        first = ops.cast(ops.argmax(marks, axis=1), "int32")
-        last = self.length - 1 - ops.cast(ops.argmax(ops.flip(marks, axis=1), axis=1), "int32")
-        # Left padding goes to the right end: position equals slot.
-        order = (places + first[:, None]) % self.length
-        inputs = [ops.take_along_axis(x, order, axis=1) for x in inputs]
-        lengths = last - first + 1
-        names = [tensor.name for tensor in self.transformer.inputs[1:]]
+        sources, inputs = inputs[: self.sources], inputs[self.sources :]
+        inputs, lengths = aligned(inputs, self._pad, self.index_bias)
+        names = [tensor.name for tensor in self.transformer.step_inputs[1:]]
         rows = {
             "ids": inputs[0],
             "extras": dict(zip(names, inputs[1:], strict=True)),
@@ -148,19 +149,37 @@ class CacheModel(keras.Model):
             "seeds": seeds,
             "settings": {k: ops.cast(v, "float32") for k, v in self.search_settings.items()},
         }
+        if sources:
+            rows["source"] = self._source(sources)
         carry = start(self.transformer, self.plan, prompt_length, rows)
         carry = advance(self.transformer, self.plan, carry, self.length)
         return ops.where(carry["broken"], -1, carry["ids"])
+
+    def _source(self, arrays):
+        """The sources as `Transformer.initial_states` takes them."""
+        names = [tensor.name for tensor in self.transformer.source_inputs]
+        if takes_contexts(self.transformer):
+            return {names[0]: arrays[0]}
+        arrays, lengths = aligned(arrays, self._pad)
+        return {**dict(zip(names, arrays, strict=True)), "lengths": lengths}
+
+    def _with_bucketed_sources(self, arrays):
+        """The arrays, sources of any length padded to one that programs are compiled for."""
+        padded = []
+        for array, tensor in zip(arrays, self.inputs, strict=True):
+            if tensor.shape[1] is None:
+                more = bucket(array.shape[1]) - array.shape[1]
+                value = self._pad if len(padded) == 0 and array.ndim == 2 else 0
+                widths = ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))
+                array = np.pad(array, widths, constant_values=value)
+            padded.append(array)
+        return padded
 
     # ------------------------------------------------------------------ checks
 
     @property
     def _pad(self):
         return self.transformer.pad_token_id or 0
-
-    def _inside(self, tokens):
-        """Where a prompt is, from its first to its last token."""
-        return (tokens != self._pad) | (np.arange(tokens.shape[1]) < self.index_bias)
 
     def _seeds(self, rows):
         return row_seeds(self._random.getrandbits(32), range(rows))
@@ -182,13 +201,25 @@ class CacheModel(keras.Model):
         if len(arrays) != len(self.inputs):
             names = [tensor.name for tensor in self.inputs]
             raise ValueError(f"expected {len(names)} arrays for {names}, got {len(arrays)}")
+        rows = len(arrays[-1])
         for array, tensor in zip(arrays, self.inputs, strict=True):
-            if array.ndim != 2 or array.shape[1] != tensor.shape[1] or len(array) != len(arrays[0]):
+            expected = (rows, *tensor.shape[1:])
+            fits = zip(array.shape, expected, strict=False)
+            if array.ndim != len(expected) or any(m not in (None, n) for n, m in fits):
                 raise ValueError(
-                    f"input {tensor.name!r}: expected the shape ({len(arrays[0])}, "
-                    f"{tensor.shape[1]}), got {array.shape}"
+                    f"input {tensor.name!r}: expected the shape {expected}, got {array.shape}"
                 )
-        tokens, size = arrays[0], self.transformer.vocab_size
+        self._check_tokens(arrays[self.sources], self.index_bias, "prompt")
+        if self.sources and takes_contexts(self.transformer):
+            empty = np.flatnonzero(~arrays[0].any((1, 2)))
+            if len(empty):
+                raise ValueError(f"row {empty[0]}: the context is empty, all its vectors are zeros")
+        elif self.sources:
+            self._check_tokens(arrays[0], 0, "source")
+        return [x if x.ndim == 3 else x.astype("int32") for x in arrays]
+
+    def _check_tokens(self, tokens, bias, name):
+        size = self.transformer.vocab_size
         wrong = np.argwhere((tokens < 0) | (tokens >= size) | (tokens != tokens.astype("int64")))
         if len(wrong):
             row, place = wrong[0]
@@ -196,16 +227,15 @@ class CacheModel(keras.Model):
                 f"row {row}, position {place}: expected an id from 0 to {size - 1}, "
                 f"got {tokens[row, place]}"
             )
-        empty = np.flatnonzero(~self._inside(tokens).any(1))
+        empty = np.flatnonzero(~inside(tokens, self._pad, bias).any(1))
         if len(empty):
             raise ValueError(
-                f"row {empty[0]}: the prompt is empty, all {self.length} ids are padding"
+                f"row {empty[0]}: the {name} is empty, all {tokens.shape[1]} ids are padding"
             )
-        return [array.astype("int32") for array in arrays]
 
     def compute_output_spec(self, inputs, training=None, tranning=None):
-        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-        return keras.KerasTensor(tuple(first.shape), dtype="int32")
+        tokens = inputs[self.sources] if isinstance(inputs, (list, tuple)) else inputs
+        return keras.KerasTensor(tuple(tokens.shape), dtype="int32")
 
     def get_config(self):
         raise ValueError(
@@ -230,7 +260,7 @@ def build_cache_model(
     sampler = _sampler(search_mode, k, transformer)
     plan = Plan(
         sampler=sampler.shape() if isinstance(sampler, Sampler) else sampler,
-        processors=tuple(_processors(transformer, lengths[0], progress_print)),
+        processors=tuple(_processors(transformer, lengths[-1], progress_print)),
         end_tokens=token_ids("end_token", end_token, transformer.vocab_size),
         fills=True,
     )
@@ -241,17 +271,41 @@ def build_cache_model(
 
 def _lengths(transformer, input_lengths):
     names = [tensor.name for tensor in transformer.inputs]
-    lengths = list(input_lengths)
+    lengths, sources = list(input_lengths), len(transformer.source_inputs)
     if len(lengths) != len(names):
         raise ValueError(f"input_lengths: expected one for each of {names}, got {lengths}")
-    for length in lengths:
+    for length in (n for n in lengths[:sources] if n is not None):
+        whole("input_lengths", length, 1)  # the sources may have any length
+    for length in lengths[sources:]:
         whole("input_lengths", length, 2)
-    if len(set(lengths)) > 1:
-        raise ValueError(f"input_lengths: {names} have one length, got {lengths}")
+    for part in (slice(0, sources), slice(sources, None)):
+        if len(set(lengths[part])) > 1:
+            raise ValueError(f"input_lengths: {names[part]} have one length, got {lengths[part]}")
     limit = transformer.position_limit
-    if limit is not None and lengths[0] > limit:
-        raise ValueError(f"input_lengths: the model's max_position is {limit}, got {lengths[0]}")
+    if limit is not None and lengths[-1] > limit:
+        raise ValueError(f"input_lengths: the model's max_position is {limit}, got {lengths[-1]}")
     return lengths
+
+
+def inside(tokens, pad, bias=0):
+    """Where the tokens `(batch, n)` are none of padding, or among the `bias` first ones."""
+    return (tokens != pad) | (np.arange(tokens.shape[1]) < bias)
+
+
+def aligned(inputs, pad, bias=0):
+    """Token ids and what goes with them, each `(batch, n)`, with all padding at the right.
+
+    Position then equals slot. Also returns the lengths `(batch,)`.
+    """
+    inputs = [ops.cast(x, "int32") for x in inputs]
+    size = inputs[0].shape[1]
+    places = ops.arange(size, dtype="int32")[None]
+    known = ops.logical_or(ops.not_equal(inputs[0], pad), places < bias)
+    marks = ops.cast(known, "int32")
+    first = ops.cast(ops.argmax(marks, axis=1), "int32")
+    last = size - 1 - ops.cast(ops.argmax(ops.flip(marks, axis=1), axis=1), "int32")
+    order = (places + first[:, None]) % size
+    return [ops.take_along_axis(x, order, axis=1) for x in inputs], last - first + 1
 
 
 def _sampler(search_mode, k, transformer):

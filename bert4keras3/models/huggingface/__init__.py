@@ -2,7 +2,7 @@
 
 import difflib
 
-from bert4keras3.models.huggingface import classic, decoders
+from bert4keras3.models.huggingface import classic, decoders, seq2seq
 from bert4keras3.models.huggingface.kinds import KINDS
 from bert4keras3.models.registry import FAMILIES, HUGGING_FACE
 from bert4keras3.weights.errors import CheckpointError
@@ -11,6 +11,7 @@ from bert4keras3.weights.errors import CheckpointError
 # and `write(transformer, key)`
 TRANSLATORS = {kind.family: classic for kind in KINDS.values()}
 TRANSLATORS |= {kind.family: decoders for kind in decoders.DECODERS.values()}
+TRANSLATORS |= dict.fromkeys(seq2seq.FAMILIES, seq2seq)
 
 
 def from_huggingface(config, path):
@@ -40,7 +41,8 @@ def from_huggingface(config, path):
             f"{path}: quantization_config: weights quantised by {quantized.get('quant_method')!r} "
             "are not read: take the folder of the unquantised model"
         )
-    return key, TRANSLATORS[key].read(config, path)
+    arguments = TRANSLATORS[key].read(config, path)
+    return arguments.pop("family", key), arguments
 
 
 def to_huggingface(transformer):
