@@ -1,4 +1,4 @@
-"""Decoding at the shape of Qwen2-0.5B beside transformers and keras-hub, in one run.
+"""Decoding at the shape of Qwen2-0.5B, and summarising at that of T5-base, beside peers.
 
     python benchmarks/generate.py                    # everything, about 15 minutes
     python benchmarks/generate.py decode ragged      # parts of it
@@ -8,6 +8,7 @@ Ours and keras-hub run on the backend KERAS_BACKEND says (jax by default),
 transformers on torch; all get all cores, random weights of the same shape and
 the same prompts, and take turns. Rates are of decoding alone: the time of a
 generation less that of its first token. Ratios above 1 mean that we are faster.
+`summarize` is whole generations: 64 tokens from sources of 512, transformers only.
 """
 
 import argparse
@@ -137,6 +138,57 @@ class KerasHub:
         self.model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None)
 
 
+T5_BASE = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072}
+SOURCE, SUMMARY = 512, 64
+
+
+class OurT5:
+    """This library's T5, from the configuration that transformers gets."""
+
+    def __init__(self):
+        keras.config.set_dtype_policy("float32")
+        self.model = build_transformer_model(
+            model="t5",
+            vocab_size=T5_BASE["vocab_size"],
+            hidden_size=T5_BASE["d_model"],
+            attention_head_size=T5_BASE["d_kv"],
+            intermediate_size=T5_BASE["d_ff"],
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            hidden_act="relu",
+            cross_position_bias=False,
+            with_lm="linear",
+            return_keras_model=False,
+        )
+
+    def generate(self, rows, count):
+        """`count` new tokens from each source."""
+        found = self.model.generate([list(map(int, row)) for row in rows], count)
+        assert all(len(ids) == count for ids in found)
+
+
+class TheirT5:
+    """transformers' T5 on torch."""
+
+    def __init__(self):
+        config = transformers.T5Config(
+            **T5_BASE, num_layers=12, num_heads=12, decoder_start_token_id=0
+        )
+        self.model = transformers.T5ForConditionalGeneration(config).eval()
+
+    def generate(self, rows, count):
+        """`count` new tokens from each source."""
+        ids = torch.tensor(np.asarray(rows))
+        with torch.inference_mode():
+            self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+            )
+
+
 LONGEST = 33
 PEERS = {"transformers": Transformers, "keras-hub": KerasHub}
 
@@ -147,10 +199,10 @@ def seconds(function, *arguments):
     return time.perf_counter() - start
 
 
-def compare(name, ours, theirs, rows, turns, part):
+def compare(name, ours, theirs, rows, turns, part, count=LONGEST):
     """Medians over turns of the time of `part`: 'decode' (33 tokens less 1), or 'whole'."""
     times = {ours: [], theirs: []}
-    counts = {"decode": (LONGEST, 1), "prefill": (1,), "whole": (LONGEST,)}[part]
+    counts = {"decode": (count, 1), "prefill": (1,), "whole": (count,)}[part]
     for library in times:
         for count in counts:
             library.generate(rows, count)  # compiles
@@ -159,11 +211,11 @@ def compare(name, ours, theirs, rows, turns, part):
             spent = [seconds(library.generate, rows, count) for count in counts]
             found.append(spent[0] - spent[1] if part == "decode" else spent[0])
     mine, peer = (statistics.median(found) for found in times.values())
-    tokens = len(rows) * (LONGEST - 1)
+    tokens = len(rows) * (count - 1)
     if part == "decode":
-        print(f"{name:44} {tokens / mine:8.1f} tok/s {tokens / peer:8.1f} tok/s {peer / mine:6.2f}")
+        print(f"{name:54} {tokens / mine:8.1f} tok/s {tokens / peer:8.1f} tok/s {peer / mine:6.2f}")
     else:
-        print(f"{name:44} {mine:8.2f} s     {peer:8.2f} s     {peer / mine:6.2f}", flush=True)
+        print(f"{name:54} {mine:8.2f} s     {peer:8.2f} s     {peer / mine:6.2f}", flush=True)
     return tokens / mine
 
 
@@ -188,7 +240,7 @@ def decode(make, peers, turns):
                     rate = compare(name, ours, theirs, prompts(rows, PROMPT), turns, "decode")
                     if rows == 1 and dtype == "float32":
                         share = rate * PARAMETERS * 4 / bandwidth()
-                        print(f"{'':44} {share:.2f} of the read bandwidth", flush=True)
+                        print(f"{'':54} {share:.2f} of the read bandwidth", flush=True)
                 del theirs
                 gc.collect()
         del ours
@@ -224,6 +276,17 @@ def ragged(make, peers, turns):
         compare(name, ours, theirs, rows, turns, "whole")
 
 
+def summarize(make, peers, turns):
+    """64 new tokens from 8 sources of 512 at the shape of T5-base: the whole, and its parts."""
+    if "transformers" not in peers:
+        return
+    ours, theirs = OurT5(), TheirT5()
+    rows = np.random.default_rng(0).integers(10, T5_BASE["vocab_size"], (8, SOURCE))
+    for part in ("whole", "prefill", "decode"):
+        name = f"T5-base, {SUMMARY} tokens from 8 x {SOURCE}, {part} | transformers"
+        compare(name, ours, theirs, rows, turns, part, SUMMARY)
+
+
 def second_prompt(make, peers, turns):
     """Time to the first token: of the first prompt, and of a second of another length."""
     libraries = {"ours": make("ours", "float32")} | {p: make(p, "float32") for p in peers}
@@ -240,6 +303,7 @@ PARTS = {
     "whole": whole,
     "ragged": ragged,
     "second_prompt": second_prompt,
+    "summarize": summarize,
 }
 
 

@@ -171,7 +171,13 @@ DECODERS = {
         "hidden_act": "silu",
     },
     "t5": {"model": "t5", "with_lm": "linear", "max_distance": 6, "position_buckets": 8},
-    "t5_1_1": {"model": "t5.1.1", "with_lm": True, "num_decoder_layers": 1, **GATED},
+    "t5_1_1": {
+        "model": "t5.1.1",
+        "with_lm": True,
+        "num_decoder_layers": 1,
+        "attention_head_size": 6,
+    }
+    | GATED,
     "mt5_decoder": {"model": "mt5.1.1_decoder", "with_lm": "linear", **GATED},
     "umt5": {
         "model": "mt5.1.1",

@@ -1,4 +1,4 @@
-"""`bert4keras3 generate`: a text goes on."""
+"""`bert4keras3 generate`: a text goes on, or is answered."""
 
 import argparse
 from itertools import chain
@@ -23,7 +23,8 @@ examples:
   bert4keras3 generate --model FOLDER --prompt "To be" --samples 3 --seed 1 --stop "."
   bert4keras3 generate --model FOLDER --input prompts.txt --format jsonl --output texts.jsonl
 
-Prints prompt and continuation; that of a single --prompt appears as it comes.
+Prints prompt and continuation; that of a single --prompt appears as it comes. A
+text-to-text model (T5) makes another text of the prompt, and only that is printed.
 The likeliest token is taken, unless --temperature, --top-k, --top-p, --min-p or
 --samples asks for drawing. Blank lines of --input are skipped. jsonl is one
 {"prompt": ..., "text": ...} a line and a sample; "text" is the continuation.
@@ -112,13 +113,17 @@ def run(args):
     check_output(args.output)
     prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
     generator = _load_generator(folder, args.dtype)
+
+    def shown(prompt):
+        return prompt if generator.continues and not args.no_echo else ""
+
     single = args.input is None and args.samples == args.beams == 1
     if single and args.format == "plain":
         pieces = generator.stream(args.prompt, **_options(args))
         # Before anything is written: an error leaves no half of an output.
         first = next(pieces, "")
         with open_output(args.output) as file:
-            _write_pieces(file, chain([_shown(args, args.prompt), first], pieces, "\n"))
+            _write_pieces(file, chain([shown(args.prompt), first], pieces, "\n"))
         return
     texts = generator.generate(
         prompts,
@@ -130,7 +135,7 @@ def run(args):
     with open_output(args.output) as file:
         for prompt, samples in zip(prompts, texts, strict=True):
             for text in [samples] if args.samples == 1 else samples:
-                file.write(_record(args, prompt, text))
+                file.write(_record(args.format, prompt, text, shown))
 
 
 def _find_model(model):
@@ -175,11 +180,7 @@ def _write_pieces(file, pieces):
         file.flush()
 
 
-def _shown(args, prompt):
-    return "" if args.no_echo else prompt
-
-
-def _record(args, prompt, text):
-    if args.format == "jsonl":
+def _record(form, prompt, text, shown):
+    if form == "jsonl":
         return json_line({"prompt": prompt, "text": text})
-    return f"{_shown(args, prompt)}{text}\n".encode()
+    return f"{shown(prompt)}{text}\n".encode()

@@ -8,6 +8,7 @@ from bert4keras3.data import POET
 from bert4keras3.generation.options import token_ids
 from bert4keras3.generation.pieces import IncrementalDecoder, StopCutter
 from bert4keras3.generation.prompts import check_generates
+from bert4keras3.generation.sources import takes_contexts
 from bert4keras3.models.build import build_transformer_model
 from bert4keras3.models.config import read_config
 from bert4keras3.models.transformer import Transformer
@@ -15,18 +16,19 @@ from bert4keras3.tokenizers import load_tokenizer
 
 # Options that only a whole generation has, and those of ids, which texts have no use for.
 NOT_STREAMED = ("batch_size", "progress", "num_beams", "length_penalty", "early_stopping")
-OF_IDS = ("segments", "return_log_probs")
+OF_IDS = ("segments", "decoder_prompts", "return_log_probs")
 
 
 class TextGenerator:
-    """Continues texts.
+    """Continues texts, or answers them with others.
 
         generator = TextGenerator("path/of/the/folder")
         print(generator.generate("Once upon a time"))
 
     A prompt is encoded with the special tokens that its tokenizer prescribes, but an
     end token after it is left out (a BERT tokenizer's [SEP], say): for a causal model
-    the text would be over. A UniLM keeps it, as it ends the first of its two texts.
+    the text would be over. A UniLM and a seq2seq model keep it, as it ends the first of
+    two texts: they answer the prompt with another one.
 
     Texts end at the `end_token` option; by default at `generation_config.json`'s
     eos_token_id, or else the model's own `end_token_id`, or else the tokenizer's end
@@ -42,6 +44,7 @@ class TextGenerator:
         transformer: the model, with `generate` and `stream` of ids.
         tokenizer: reads and writes the texts.
         end_token: id, or list of ids, that ends a text; None for none.
+        continues: whether the texts go on with their prompts; else they are texts of their own.
 
     Raises:
         FileNotFoundError: the folder, or a file that it must have, is not there.
@@ -64,10 +67,12 @@ class TextGenerator:
         elif kwargs or tokenizer is None:
             raise TypeError("with a Transformer, a tokenizer is needed, and nothing else is taken")
         check_generates(model)
+        if model.source_inputs and takes_contexts(model):
+            raise ValueError(f"{type(model).__name__} reads no texts without its encoder")
         self.transformer, self.tokenizer = model, tokenizer
         self.end_token = _find_end_token(folder, model, tokenizer)
-        self._continues = model.attention_kind != "unilm"
-        self._ending = _tokens_after_texts(tokenizer) if self._continues else 0
+        self.continues = model.attention_kind != "unilm" and not model.source_inputs
+        self._ending = _tokens_after_texts(tokenizer) if self.continues else 0
 
     def generate(self, prompts, max_new_tokens=None, *, stop=(), num_samples=1, **options):
         """Continue texts.
@@ -84,7 +89,7 @@ class TextGenerator:
 
         Returns:
             What follows the prompt, with the blank between them if there is to be
-            one: a str, a list of str with several samples; or for a list of prompts
+            one, or the answer to it: a str, a list of str with several samples; or for a list of prompts
             a list of these.
 
         Raises:
@@ -140,8 +145,7 @@ class TextGenerator:
 
     def _write(self, row, ids, ends, stop):
         """The text of new ids, in pieces."""
-        # To a UniLM the prompt is another text: what is new does not go on with it.
-        decoder = IncrementalDecoder(self.tokenizer, row if self._continues else ())
+        decoder = IncrementalDecoder(self.tokenizer, row if self.continues else ())
         cutter = StopCutter(stop)
         for i in ids:
             if i in ends:

@@ -43,4 +43,4 @@ def find_family(model):
 
 def implied_arguments(model):
     """Constructor arguments that a model key stands for; none for a class."""
-    return {} if isinstance(model, type) else IMPLIED[model.lower()]
+    return {} if isinstance(model, type) else IMPLIED.get(str(model).lower(), {})
