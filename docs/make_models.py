@@ -68,6 +68,8 @@ def families():
 
 
 def _applications(model):
+    if model.source_inputs:
+        return "seq2seq"
     if model.attention_kind == "causal":
         return "causal" + (", `unilm`" if "segment_vocab_size" not in model.lacks else "")
     return ", ".join(f"`{name}`" for name in model.applications)

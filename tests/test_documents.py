@@ -71,6 +71,8 @@ SIGNATURES = {
         "with_lm max_wavelength scaling_factor use_EinsumDense use_bias use_dense_bias input_scale "
         "share_embedding rope_mode"
     ),
+    models.T5_Decoder: "with_lm cross_position_bias logit_scale decoder_sequence_length",
+    tokenizers.SpTokenizer: "sp_model_path",
     models.Llama: "input_scale use_EinsumDense share_embedding",
     models.Transformer.build: (
         "attention_caches layer_norm_cond layer_norm_cond_hidden_size layer_norm_cond_hidden_act "

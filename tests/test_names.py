@@ -61,9 +61,13 @@ def test_star_imports():
         "Transformer",
         "LM_Mask",
         "UniLM_Mask",
+        "T5",
+        "T5_Encoder",
+        "T5_Decoder",
     ):
         assert name in scope
     exec("from bert4keras3.Models.Berts import *", scope)
+    exec("from bert4keras3.Models.T5models import T5", scope)
     exec("from bert4keras3.backend import keras, K, ops, search_layer, set_gelu", scope)
     exec("from bert4keras3.snippets import sequence_padding, DataGenerator", scope)
     exec("from bert4keras3.tokenizers import Tokenizer, load_vocab, save_vocab", scope)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 from tiny import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,10 +55,26 @@ def folder(tmp_path, monkeypatch):
     (chinese / "bert_config.json").write_text(json.dumps(config))
     bert = build("bert", vocab_size=len(vocabulary), max_position=64, with_nsp=True, with_mlm=True)
     bert.save_weights_as_checkpoint(chinese / "bert_model.ckpt")
+    save_t5(tmp_path / "flan-t5-small")
     sentences = "How do I reset my password?\nThe soup is too salty.\n"
     (tmp_path / "sentences.txt").write_text(sentences)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def save_t5(folder):
+    """A tiny T5 of words, in the form of a released one."""
+    build("t5_1_1", with_lm="linear").save_pretrained(folder)
+    words = tokenizers.models.WordLevel(
+        {word: i for i, word in enumerate("<pad> </s> <unk> the cat sat on mat".split())},
+        unk_token="<unk>",
+    )
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ python -m pytest tests/test_sentencepiece.py
 """
 
 import copy
+import importlib.util
 import json
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +188,33 @@ def test_errors(alone, tmp_path):
         alone["t5"].encode("a\ud800")
     with pytest.raises(TypeError, match="text must be a str, found int"):
         alone["t5"].tokenize(3)
+
+
+@pytest.fixture(scope="module")
+def released():
+    """A model file as it was released, of 32,000 pieces, 256 of them bytes."""
+    spec = importlib.util.find_spec("mistral_common")
+    if spec is None:
+        pytest.skip("the package mistral-common is not installed")
+    return Path(spec.submodule_search_locations[0]) / "data" / "tokenizer.model.v1"
+
+
+def test_released_model(released):
+    """Ids, pieces and texts of a real vocabulary; numbers of any kind; special pieces."""
+    tokenizer = SpTokenizer(released, token_start=None, token_end="</s>")
+    model = sentencepiece.SentencePieceProcessor(str(released))
+    assert tokenizer._vocab_size == 32000 and tokenizer._token_end_id == 2
+    for text in [*CORPUS[:4], "", "  two  blanks ", "émigré 🙂\n\ttab", "</s> <unk> <s>"]:
+        ids, segments = tokenizer.encode(text)
+        assert ids == [*model.encode(text), 2] and segments == [0] * len(ids)
+        assert tokenizer.decode(ids) == model.decode(ids)
+        for numbers in (np.array(ids), np.array(ids) * 1.0, tuple(np.int64(i) for i in ids)):
+            assert tokenizer.decode(numbers) == model.decode(ids)
+    assert tokenizer.decode([1, *tokenizer.encode("hello")[0], 2, 32000]) == "hello"
+    assert [tokenizer._is_special(i) for i in (0, 1, 2, 3, 300)] == [True] * 3 + [False] * 2
+    assert tokenizer.id_to_token(32000) == "" and tokenizer.id_to_token(3) == "<0x00>"
+    assert tokenizer.tokenize("hello world", maxlen=2) == ["▁hello", "</s>"]
+    assert tokenizer.encode("hello", "world", maxlen=4)[0][-1] == 2
 
 
 def test_import_takes_no_sentencepiece():

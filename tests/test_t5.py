@@ -2,17 +2,23 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
+import sentencepiece
 import tiny
 from tiny import SIZES, assert_close, build, predict, randomize
 
-from bert4keras3.generation import AutoRegressiveDecoder, Conversation
+from bert4keras3.cli import main
+from bert4keras3.generation import AutoRegressiveDecoder, Conversation, TextGenerator
 from bert4keras3.layers import Lambda
 from bert4keras3.models import T5, T5_Decoder, T5_Encoder, build_transformer_model
+from bert4keras3.tokenizers import SpTokenizer
 from bert4keras3.weights import CheckpointError
 from bert4keras3.weights.h5 import numbered_groups
 
@@ -157,6 +163,7 @@ def strip_names(path):
         file.visititems(lambda _, item: item.attrs.pop("name", None))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("saved, now", [(0.1, 0.0), (0.0, 0.1)])
 def test_order_follows_the_dropout_that_was_saved(saved, now, order, tmp_path):
@@ -390,6 +397,71 @@ def test_bad_input(t5):
     model = t5._decoder.build_cache_model([None, 8], 3)
     with pytest.raises(ValueError, match="row 0: the context is empty"):
         model.predict([np.zeros((1, 4, 16)), prompts], verbose=0)
+
+
+# ------------------------------------------------------------- text to text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A T5 in Hugging Face form with a SentencePiece model."""
+    path = tmp_path_factory.mktemp("t5")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox", "jumps over the lazy dog", "床前明月光"]),
+        model_prefix=str(path / "spiece"),
+        vocab_size=50,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    )
+    (path / "spiece.vocab").unlink()
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 10})
+    )
+    make(**GATED, version="t5.1.1", vocab_size=70, end_token_id=1).save_pretrained(path)
+    return path
+
+
+@pytest.mark.once
+def test_text_to_text(folder, capfdbinary):
+    """Sources keep their end token; an answer is a text of its own, here and in the terminal."""
+    generator = TextGenerator(folder)
+    assert not generator.continues and generator.end_token == 1
+    tokenizer = SpTokenizer(folder / "spiece.model", token_start=None, token_end="</s>")
+    texts = ["the lazy fox", "床前 dog"]
+    rows = [tokenizer.encode(text)[0] for text in texts]
+    assert all(row[-1] == 1 for row in rows)
+    options = {"temperature": 3.0, "seed": 1}
+    ids = generator.transformer.generate(rows, 8, **options)
+    expected = [generator.tokenizer.decode(i) for i in ids]
+    assert any(expected)
+    assert generator.generate(texts, 8, **options) == expected
+    assert generator.generate(texts[0], 8, **options) == expected[0]
+    assert "".join(generator.stream(texts[0], 8, **options)) == expected[0]
+    assert isinstance(generator.generate(texts, 8, num_beams=2)[1], str)
+    arguments = ["generate", "--model", str(folder), "--prompt", texts[0], "--seed", "1"]
+    arguments += ["--temperature", "3.0", "--max-new-tokens", "8"]
+    assert main(arguments) == 0
+    assert capfdbinary.readouterr().out.decode() == f"{expected[0]}\n"
+    assert main([*arguments, "--format", "jsonl"]) == 0
+    record = json.loads(capfdbinary.readouterr().out)
+    assert record == {"prompt": texts[0], "text": expected[0]}
+    with pytest.raises(ValueError, match="reads no texts without its encoder"):
+        TextGenerator(generator.transformer._decoder, tokenizer)
+
+
+@pytest.mark.once
+@pytest.mark.slow
+def test_example_runs(tmp_path):
+    script = Path(__file__).resolve().parents[1] / "examples" / "train_next_line.py"
+    if not script.is_file():
+        pytest.skip("no examples beside the tests")
+    first = [sys.executable, str(script), "--smoke", "--output", str(tmp_path / "new")]
+    for command in (first, [*first[:-1], str(tmp_path / "next"), "--model", first[-1]]):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "lines followed by the next one" in done.stdout
+    assert isinstance(TextGenerator(tmp_path / "next").generate("床前", 4), str)
 
 
 @pytest.mark.slow

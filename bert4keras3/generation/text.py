@@ -89,8 +89,8 @@ class TextGenerator:
 
         Returns:
             What follows the prompt, with the blank between them if there is to be
-            one, or the answer to it: a str, a list of str with several samples; or for a list of prompts
-            a list of these.
+            one, or the answer to it: a str, a list of str with several samples; or
+            for a list of prompts a list of these.
 
         Raises:
             TypeError: a prompt that is no str, or an unknown option.
