@@ -31,6 +31,7 @@ lint: .venv-test/ready
 
 bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/encoder.py
+	.venv-test/bin/python benchmarks/loading.py
 	.venv-test/bin/python benchmarks/tokenizer.py
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py

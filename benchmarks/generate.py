@@ -2,6 +2,7 @@
 
     python benchmarks/generate.py                    # everything, about 15 minutes
     python benchmarks/generate.py decode ragged      # parts of it
+    python benchmarks/generate.py decode prefill --shape gemma2 --peers transformers
     KERAS_BACKEND=torch python benchmarks/generate.py decode --peers transformers
 
 Ours and keras-hub run on the backend KERAS_BACKEND says (jax by default),
@@ -13,8 +14,10 @@ generation less that of its first token. Ratios above 1 mean that we are faster.
 
 import argparse
 import gc
+import math
 import os
 import statistics
+import tempfile
 import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,43 +28,80 @@ import torch
 import transformers
 
 from bert4keras3.models import build_transformer_model
+from bert4keras3.models.config import read_config
+from bert4keras3.models.huggingface import from_huggingface
 
-VOCAB = 151936
-SIZES = {
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "intermediate_size": 4864,
-    "hidden_act": "silu",
-    "vocab_size": VOCAB,
+SHAPES = {
+    "qwen2": {
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "llama": {
+        "vocab_size": 32000,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "intermediate_size": 2816,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "gemma2": {
+        "vocab_size": 128000,
+        "hidden_size": 1152,
+        "num_hidden_layers": 13,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "intermediate_size": 4608,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 96,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "t5": {  # T5-base, of `summarize` only
+        "vocab_size": 32128,
+        "d_model": 768,
+        "d_kv": 64,
+        "d_ff": 3072,
+        "num_layers": 12,
+        "num_heads": 12,
+        "decoder_start_token_id": 0,
+    },
 }
-PARAMETERS = 494_032_768
+SOURCE, SUMMARY = 512, 64
 PROMPT = 128
 RAGGED = (16, 64, 128, 192, 256, 320, 448, 512)
 
 
 def prompts(rows, length):
     """Random ids `(rows, length)`."""
-    return np.random.default_rng(0).integers(10, VOCAB, (rows, length))
+    return np.random.default_rng(0).integers(10, 30000, (rows, length))
 
 
 class Ours:
     """This library."""
 
-    def __init__(self, dtype):
-        keras.config.set_dtype_policy(dtype)
+    def __init__(self, shape, dtype):
+        with tempfile.TemporaryDirectory() as folder:
+            # A folder without weights: what a user's folder of this shape is translated to.
+            theirs_config(shape).save_pretrained(folder)
+            key, arguments = from_huggingface(read_config(folder), folder)
+        del arguments["outputs"]
         self.model = build_transformer_model(
-            model="qwen",
-            **SIZES,
-            query_head=14,
-            num_attention_heads=2,
-            attention_head_size=64,
-            use_bias=True,
-            o_bias=False,
-            share_embedding=True,
-            max_wavelength=1e6,
-            with_lm="linear",
-            return_keras_model=False,
+            model=key, dtype=dtype, return_keras_model=False, **{**arguments, "with_lm": "linear"}
         )
+        weights = self.model.model.weights
+        self.bytes = sum(math.prod(w.shape) * np.dtype("float32").itemsize for w in weights)
 
     def generate(self, rows, count):
         """`count` new tokens for each prompt."""
@@ -72,16 +112,11 @@ class Ours:
 class Transformers:
     """transformers on torch."""
 
-    def __init__(self, dtype):
-        config = transformers.Qwen2Config(
-            **SIZES,
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-            tie_word_embeddings=True,
-            bos_token_id=None,
-        )
-        self.model = transformers.Qwen2ForCausalLM(config).to(getattr(torch, dtype)).eval()
+    def __init__(self, shape, dtype):
+        config = theirs_config(shape)
+        kind = "Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"
+        model = getattr(transformers, f"AutoModelFor{kind}").from_config(config)
+        self.model = model.to(getattr(torch, dtype)).eval()
 
     def generate(self, rows, count):
         """`count` new tokens for each prompt; shorter ones are padded at the left."""
@@ -105,18 +140,19 @@ class Transformers:
 class KerasHub:
     """keras-hub on the backend of Keras."""
 
-    def __init__(self, dtype):
+    def __init__(self, shape, dtype):
         import keras_hub
 
+        sizes = SHAPES[shape]
         backbone = keras_hub.models.QwenBackbone(
-            vocabulary_size=VOCAB,
-            num_layers=24,
-            num_query_heads=14,
-            num_key_value_heads=2,
-            hidden_dim=896,
-            intermediate_dim=4864,
-            rope_max_wavelength=1e6,
-            tie_word_embeddings=True,
+            vocabulary_size=sizes["vocab_size"],
+            num_layers=sizes["num_hidden_layers"],
+            num_query_heads=sizes["num_attention_heads"],
+            num_key_value_heads=sizes["num_key_value_heads"],
+            hidden_dim=sizes["hidden_size"],
+            intermediate_dim=sizes["intermediate_size"],
+            rope_max_wavelength=sizes["rope_parameters"]["rope_theta"],
+            tie_word_embeddings=sizes["tie_word_embeddings"],
             dtype=dtype,
         )
         self.model = keras_hub.models.QwenCausalLM(backbone, preprocessor=None)
@@ -138,59 +174,14 @@ class KerasHub:
         self.model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None)
 
 
-T5_BASE = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072}
-SOURCE, SUMMARY = 512, 64
-
-
-class OurT5:
-    """This library's T5, from the configuration that transformers gets."""
-
-    def __init__(self):
-        keras.config.set_dtype_policy("float32")
-        self.model = build_transformer_model(
-            model="t5",
-            vocab_size=T5_BASE["vocab_size"],
-            hidden_size=T5_BASE["d_model"],
-            attention_head_size=T5_BASE["d_kv"],
-            intermediate_size=T5_BASE["d_ff"],
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            hidden_act="relu",
-            cross_position_bias=False,
-            with_lm="linear",
-            return_keras_model=False,
-        )
-
-    def generate(self, rows, count):
-        """`count` new tokens from each source."""
-        found = self.model.generate([list(map(int, row)) for row in rows], count)
-        assert all(len(ids) == count for ids in found)
-
-
-class TheirT5:
-    """transformers' T5 on torch."""
-
-    def __init__(self):
-        config = transformers.T5Config(
-            **T5_BASE, num_layers=12, num_heads=12, decoder_start_token_id=0
-        )
-        self.model = transformers.T5ForConditionalGeneration(config).eval()
-
-    def generate(self, rows, count):
-        """`count` new tokens from each source."""
-        ids = torch.tensor(np.asarray(rows))
-        with torch.inference_mode():
-            self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=count,
-                min_new_tokens=count,
-                do_sample=False,
-            )
-
-
 LONGEST = 33
 PEERS = {"transformers": Transformers, "keras-hub": KerasHub}
+
+
+def theirs_config(shape):
+    """The configuration of transformers, of random weights without an end."""
+    config_class = getattr(transformers, f"{shape.capitalize()}Config")
+    return config_class(**SHAPES[shape], bos_token_id=None, eos_token_id=None, pad_token_id=None)
 
 
 def seconds(function, *arguments):
@@ -239,7 +230,7 @@ def decode(make, peers, turns):
                     name = f"decode, batch {rows}, ours {dtype} | {peer} {peer_dtype}"
                     rate = compare(name, ours, theirs, prompts(rows, PROMPT), turns, "decode")
                     if rows == 1 and dtype == "float32":
-                        share = rate * PARAMETERS * 4 / bandwidth()
+                        share = rate * ours.bytes / bandwidth()
                         print(f"{'':54} {share:.2f} of the read bandwidth", flush=True)
                 del theirs
                 gc.collect()
@@ -278,13 +269,11 @@ def ragged(make, peers, turns):
 
 def summarize(make, peers, turns):
     """64 new tokens from 8 sources of 512 at the shape of T5-base: the whole, and its parts."""
-    if "transformers" not in peers:
-        return
-    ours, theirs = OurT5(), TheirT5()
-    rows = np.random.default_rng(0).integers(10, T5_BASE["vocab_size"], (8, SOURCE))
-    for part in ("whole", "prefill", "decode"):
-        name = f"T5-base, {SUMMARY} tokens from 8 x {SOURCE}, {part} | transformers"
-        compare(name, ours, theirs, rows, turns, part, SUMMARY)
+    if "transformers" in peers:
+        ours, theirs = (cls("t5", "float32") for cls in (Ours, Transformers))
+        for part in ("whole", "prefill", "decode"):
+            name = f"T5-base, {SUMMARY} tokens from 8 x {SOURCE}, {part} | transformers"
+            compare(name, ours, theirs, prompts(8, SOURCE), turns, part, SUMMARY)
 
 
 def second_prompt(make, peers, turns):
@@ -314,12 +303,14 @@ def main():
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--turns", type=int, default=3, help="timed runs of each (default: 3)")
+    parser.add_argument("--shape", choices=[*SHAPES][:-1], default="qwen2", help="default: qwen2")
     args = parser.parse_args()
-    peers = [peer for peer in args.peers if not (peer == "keras-hub" and not _has_hub())]
+    has_hub = args.shape == "qwen2" and _has_hub()
+    peers = [peer for peer in args.peers if peer != "keras-hub" or has_hub]
     print(f"{keras.backend.backend()}, {os.cpu_count()} cores; ours, peer, ratio", flush=True)
 
     def make(name, dtype):
-        return {"ours": Ours, **PEERS}[name](dtype)
+        return {"ours": Ours, **PEERS}[name](args.shape, dtype)
 
     for part in args.parts or PARTS:
         PARTS[part](make, peers, args.turns)

@@ -156,6 +156,28 @@ def _is_jax_on_cpu():
     return jax.default_backend() == "cpu"
 
 
+def adopt(array):
+    """A tensor with the values of a numpy array that is the caller's to give away.
+
+    JAX takes the memory as it is (where it starts at a multiple of 64 bytes) and torch
+    does; TensorFlow copies. Keras' conversion would copy bfloat16 on every backend.
+
+    Args:
+        array: any number dtype, `ml_dtypes.bfloat16` too.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.device_put(array)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+        return torch.from_numpy(array)
+    return _keras_ops.convert_to_tensor(array)
+
+
 def fill(variable, array):
     """Set a Keras variable from a numpy array that is the caller's to give away.
 
@@ -166,14 +188,11 @@ def fill(variable, array):
         variable: a Keras variable.
         array: of its shape; any number dtype, `ml_dtypes.bfloat16` too.
     """
+    value = adopt(array)
     if keras.backend.backend() != "torch":
-        variable.assign(array)
+        variable.assign(value)
         return
     import torch
 
-    if array.dtype.name == "bfloat16":
-        value = torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    else:
-        value = torch.from_numpy(array)
     with torch.no_grad():
         variable.value.copy_(value)

@@ -24,6 +24,7 @@ from bert4keras3.weights.errors import CheckpointError, MissingTensorError
 from bert4keras3.weights.opening import ShardedSource, open_source
 from bert4keras3.weights.safetensors import SafetensorsFile, parse_size, write_safetensors
 from bert4keras3.weights.sources import DictSource, TensorFile
+from bert4keras3.weights.table import Tensor
 from bert4keras3.weights.tensorflow import TensorFlowCheckpoint
 from bert4keras3.weights.tensorflow_writing import write_tensorflow_checkpoint
 from bert4keras3.weights.torch import TorchFile
@@ -1050,6 +1051,28 @@ def test_tensor_file_reads_bytes(tmp_path):
     with pytest.raises(CheckpointError, match="expected 3 bytes at 4"):
         file.read(4, 3)
     file.close()
+
+
+def test_safetensors_views(tmp_path, rng):
+    arrays = {
+        "odd": np.array([True, False, True]),
+        "none": np.zeros((0, 3), "float32"),
+        "half": rng.normal(size=(300, 7)).astype(ml_dtypes.bfloat16),
+        "wide": rng.normal(size=(257, 260)).astype("float32"),
+    }
+    path = tmp_path / "x.safetensors"
+    tensors = [(n, a.shape, a.dtype, lambda a=a: a) for n, a in arrays.items()]
+    write_safetensors(path, tensors)
+    with SafetensorsFile(path) as source:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(source.view(name), array)
+        assert not source.view("wide").flags.writeable
+        turned = Tensor("wide", (("T", ""),)).read(source.view("wide"))
+        np.testing.assert_array_equal(turned, arrays["wide"].T)
+        assert turned.flags.c_contiguous and turned.ctypes.data % 64 == 0
+        os.truncate(path, 1000)
+        with pytest.raises(CheckpointError, match="ends before"):
+            source.view("wide")
 
 
 # --- replacing files ----------------------------------------------------------------------

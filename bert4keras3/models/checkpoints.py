@@ -12,7 +12,7 @@ from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.deferred import finish
 from bert4keras3.weights.load import Item, fill, select_rows
-from bert4keras3.weights.sources import Source
+from bert4keras3.weights.sources import Source, owned_array
 from bert4keras3.weights.table import Tensor, expand_table, stored_name
 
 
@@ -106,7 +106,9 @@ class Checkpoints:
         """
         with _opened(checkpoint) as source:
             tensor = self._known_tensors.get(name) or Tensor(name)
-            return tensor.read(source[self._find(source, name)], self._select_tokens)
+            stored = source.view(self._find(source, name))
+            value = tensor.read(stored, self._select_tokens)
+            return owned_array(value) if np.may_share_memory(value, stored) else value
 
     def _select_tokens(self, table):
         """`load_embeddings`, unless the table has the model's own rows already."""

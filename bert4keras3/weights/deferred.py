@@ -6,6 +6,7 @@ tensors then take a second time.
 
 import numpy as np
 
+from bert4keras3 import ops
 from bert4keras3.ops import keras
 from bert4keras3.weights.sources import empty_array
 
@@ -27,8 +28,7 @@ class Deferred(keras.initializers.Initializer):
         dtype = keras.backend.standardize_dtype(dtype)
         value = empty_array(shape, np.dtype(dtype), zeros=True)
         value.flat[:1] = np.nan
-        # With its dtype named, JAX adopts the untouched memory instead of copying it.
-        return keras.ops.convert_to_tensor(value, dtype=dtype)
+        return ops.adopt(value)  # on JAX memory that nobody has touched
 
     def clone(self):
         return Deferred(self.initializer.clone())

@@ -1,7 +1,11 @@
 """Filling a model's weights from a source, with one report."""
 
 import logging
+import math
+import os
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +17,10 @@ from bert4keras3.weights.report import LoadReport
 from bert4keras3.weights.resize import resize_weight
 
 logger = logging.getLogger("bert4keras3")
+
+# Threads that read tensors, and the bytes (of float32) they may be ahead by.
+THREADS = min(4, os.cpu_count() or 1)
+AHEAD = 2**27
 
 
 class Item(NamedTuple):
@@ -51,10 +59,10 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
             told so; weights before an unreadable tensor may be filled.
     """
     report = LoadReport(str(path), unused=sorted(unused))
-    for item in items:
+    for item, read in _read_ahead(items):
         label = f"{item.layer.name}: {item.name}"
         try:
-            value = item.read()
+            value = read()
         except MissingTensorError:
             report.missing.append(label)
             continue
@@ -71,6 +79,29 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
         report.filled.add(id(item.variable))
     _conclude(report, ignore_invalid)
     return report
+
+
+def _read_ahead(items):
+    """`(item, function)` each; the function gives what `item.read` does, or raises what it does.
+
+    Threads read and transpose the next tensors meanwhile, numpy lets them.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting, used = deque(), 0
+        try:
+            for item in items:
+                size = math.prod(item.variable.shape) * 4
+                while waiting and (len(waiting) > THREADS or used + size > AHEAD):
+                    first, future, its_size = waiting.popleft()
+                    used -= its_size
+                    yield first, future.result
+                waiting.append((item, pool.submit(item.read), size))
+                used += size
+            for item, future, _ in waiting:
+                yield item, future.result
+        finally:
+            for _, future, _ in waiting:
+                future.cancel()
 
 
 def _conclude(report, ignore_invalid):

@@ -131,6 +131,9 @@ class ShardedSource(Source):
     def _read(self, name, entry):
         return self._shards[entry][name]
 
+    def view(self, name):
+        return self._shards[self._entry(name)].view(name)
+
     def close(self):
         for shard in self._shards.values():
             shard.close()

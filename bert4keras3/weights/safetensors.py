@@ -1,4 +1,4 @@
-"""Safetensors files, read without memory maps and written in shards if wanted.
+"""Safetensors files, read tensor by tensor and written in shards if wanted.
 
 A file is eight bytes with the length of the header, little-endian, the header, a JSON
 object, and the bytes of the tensors, little-endian, without gaps:
@@ -82,6 +82,13 @@ class SafetensorsFile(Source):
     def _read(self, name, entry):
         self.dtype(name)  # refuses those that numpy lacks
         return self._file.read_array(name, entry)
+
+    def view(self, name):
+        dtype, entry = self.dtype(name), self._entry(name)
+        # Booleans are checked while they are copied; an empty file part cannot be mapped.
+        if dtype == np.bool_ or not entry.size:
+            return self[name]
+        return self._file.view_array(name, entry)
 
     def close(self):
         self._file.close()

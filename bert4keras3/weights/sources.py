@@ -4,6 +4,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,13 @@ class Source(Mapping):
 
     def __getitem__(self, name):
         return self._read(name, self._entry(name))
+
+    def view(self, name):
+        """Like `source[name]`, but read-only and perhaps a part of the file that is mapped.
+
+        It saves a copy where the values are transposed or selected at once.
+        """
+        return self[name]
 
     # Comparing two mappings would read every tensor of both.
     __eq__ = object.__eq__
@@ -142,16 +150,14 @@ class DictSource(Source):
             self._entries[name] = Entry(array.dtype, tuple(array.shape))
 
     def _read(self, name, entry):
-        array = empty_array(entry.shape, entry.dtype)
-        array[...] = self._arrays[name]
-        return array
+        return owned_array(self._arrays[name])
 
 
 class TensorFile:
     """A file from which many threads may read arrays at any offset.
 
-    Reads copy the bytes. A memory map would do without, but ends the process with a
-    bus error when someone truncates the file.
+    Reads copy the bytes. Views are of a memory map, which ends the process with a bus
+    error when someone truncates the file meanwhile: they are not to be kept.
 
     Args:
         path: the file.
@@ -202,6 +208,23 @@ class TensorFile:
             raise CheckpointError(message, self.path, name)
         return array if extend_checksum is None else (array, checksum)
 
+    def view_array(self, name, entry):
+        """A read-only view of a tensor in the mapped file.
+
+        Raises:
+            CheckpointError: the file is shorter than it was.
+        """
+        if entry.offset + entry.size > os.fstat(self._file.fileno()).st_size:
+            raise CheckpointError(
+                f"expected {entry.size} bytes, but the file ends before", self.path, name
+            )
+        raw = self._map[entry.offset : entry.offset + entry.size]
+        return raw.view(entry.dtype).reshape(entry.shape)
+
+    @cached_property
+    def _map(self):
+        return np.memmap(self._file, np.uint8, "r")
+
     def read_into(self, buffer, offset, extend_checksum=None):
         """Fill a uint8 array from the file; returns the checksum of its bytes."""
         step = len(buffer) if extend_checksum is None else CHUNK
@@ -214,22 +237,29 @@ class TensorFile:
         return checksum
 
     def _fill(self, buffer, offset):
-        view = memoryview(buffer)
+        view, done = memoryview(buffer), 0
         try:
-            with self._lock:
-                self._file.seek(offset)
-                while len(view):
-                    count = self._file.readinto(view)
-                    if not count:
-                        break
-                    view = view[count:]
+            while done < len(view):
+                count = self._read_at(view[done:], offset + done)
+                if not count:
+                    break
+                done += count
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot be read: {error}", self.path) from error
-        if len(view):
+        if done < len(view):
             message = f"expected {len(buffer)} bytes at {offset}, but the file ends before"
             raise CheckpointError(message, self.path)
 
+    def _read_at(self, view, offset):
+        """Read some bytes at an offset; how many."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], offset)
+        with self._lock:  # systems without it have one place in a file for all
+            self._file.seek(offset)
+            return self._file.readinto(view)
+
     def close(self):
+        self.__dict__.pop("_map", None)
         self._file.close()
 
 
@@ -247,3 +277,10 @@ def empty_array(shape, dtype, zeros=False):
     raw = make(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def owned_array(array):
+    """An aligned copy of an array."""
+    copy = empty_array(array.shape, array.dtype)
+    copy[...] = array
+    return copy
