@@ -14,6 +14,7 @@ from bert4keras3.generation.programs import GenerationError, cached_programs
 from bert4keras3.generation.prompts import bucket, check_generates
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sampling import Greedy, Sampler
+from bert4keras3.generation.states import shapes, stack, unstack
 from bert4keras3.ops import keras
 
 SEARCH_MODES = ("greedy", "topk", "topp")
@@ -29,11 +30,26 @@ class CacheModel(keras.Model):
 
     Outputs: int32 `(batch, length)`: prompt, new tokens, padding.
 
+    With input_state (of a recurrent model) two further inputs are the memory before the
+    prompt, 'Stack-Statess' and 'Stack-Last-X', zeros for none; with output_state the outputs
+    are a list: the ids, and these two as they are before the last id.
+
     Attributes:
         inputs: the symbolic inputs.
     """
 
-    def __init__(self, transformer, input_lengths, plan, settings, index_bias, seed, **kwargs):
+    def __init__(
+        self,
+        transformer,
+        input_lengths,
+        plan,
+        settings,
+        index_bias,
+        seed,
+        input_state=False,
+        output_state=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.backbone = transformer.model
         self.transformer = transformer
@@ -41,10 +57,17 @@ class CacheModel(keras.Model):
         self.plan = plan
         self.search_settings = settings
         self.index_bias = index_bias
+        self.input_state, self.output_state = input_state, output_state
+        self.input_names = _input_names(transformer)
         self.inputs = [
-            keras.KerasTensor((None, length), dtype="int32", name=f"{tensor.name}-cache-{length}")
-            for tensor, length in zip(transformer.inputs, input_lengths, strict=True)
+            keras.KerasTensor((None, length), dtype="int32", name=f"{name}-cache-{length}")
+            for name, length in zip(self.input_names, input_lengths, strict=True)
         ]
+        if input_state:
+            self.inputs += [
+                keras.KerasTensor((None, *shape), dtype="float32", name=name)
+                for name, shape in shapes(transformer).items()
+            ]
         self._random = random if seed is None else random.Random(seed)
         self.compiles = True
         self.built = True  # Keras would run the whole generation once to build it
@@ -63,9 +86,11 @@ class CacheModel(keras.Model):
             rows = inputs[0].shape[0]
             if rows is None:
                 raise ValueError("within a traced function, the number of rows must be known")
-            return self._complete(self.length, *inputs, self._seeds(rows))
+            completed = self._complete(self.length, *inputs, self._seeds(rows))
+            return completed if self.output_state else completed[0]
         arrays = self._check([ops.convert_to_numpy(x) for x in inputs])
-        return ops.convert_to_tensor(self._run(arrays))
+        outputs = [ops.convert_to_tensor(x) for x in self._run(arrays)]
+        return outputs if self.output_state else outputs[0]
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Complete arrays of any number of rows.
@@ -79,7 +104,7 @@ class CacheModel(keras.Model):
             callbacks: accepted and not called.
 
         Returns:
-            int32 `(rows, length)`.
+            int32 `(rows, length)`; with output_state a list of that and the memory.
 
         Raises:
             ValueError: arrays of other shapes than the inputs', an empty prompt, or
@@ -89,7 +114,7 @@ class CacheModel(keras.Model):
         arrays = self._arrays(x)
         if arrays is None:
             batches = (batch[0] if isinstance(batch, tuple) else batch for batch in x)
-            return np.concatenate([self.predict_on_batch(b) for b in islice(batches, steps)])
+            return self._join([self.predict_on_batch(b) for b in islice(batches, steps)])
         arrays = self._check(arrays)
         size = whole("batch_size", 32 if batch_size is None else batch_size, 1)
         starts = range(0, len(arrays[0]), size)
@@ -97,17 +122,22 @@ class CacheModel(keras.Model):
         bar = keras.utils.Progbar(len(starts), verbose=1) if shows else None
         results = []
         for begin in starts:
-            results.append(self._run([a[begin : begin + size] for a in arrays]))
+            found = self._run([a[begin : begin + size] for a in arrays])
+            results.append(found if self.output_state else found[0])
             if bar:
                 bar.add(1)
-        return np.concatenate(results)
+        return self._join(results)
+
+    def _join(self, results):
+        """What several batches gave, as one."""
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def predict_on_batch(self, x):
         """`predict` of one batch."""
         return self.predict(x, batch_size=1 << 30, verbose=0)
 
     def _run(self, arrays):
-        """One batch, with a prefill as long as its longest prompt (in buckets)."""
+        """One batch, with a prefill as long as its longest prompt (in buckets): a list."""
         tokens = arrays[0]
         inside = self._inside(tokens)
         longest = int((inside.shape[1] - inside[:, ::-1].argmax(1) - inside.argmax(1)).max())
@@ -119,15 +149,21 @@ class CacheModel(keras.Model):
             lambda: (partial(self._complete, prompt_length), ()),
             compiles=self.compiles,
         )
-        completed = np.array(ops.convert_to_numpy(run(*arrays, self._seeds(len(tokens)))))
-        if (completed < 0).any():
+        completed = run(*arrays, self._seeds(len(tokens)))
+        completed = [np.array(ops.convert_to_numpy(x)) for x in completed]
+        if (completed[0] < 0).any():
             raise GenerationError("the model's logits are NaN: are its weights damaged?")
         return completed
 
     def _complete(self, prompt_length, *inputs_and_seeds):
-        """The pure function: inputs and seeds in, completed ids out; -1 throughout for NaN."""
+        """The pure function: inputs and seeds in, completed ids (and the memory) out.
+
+        For NaN the ids are -1 throughout.
+        """
         *inputs, seeds = inputs_and_seeds
-        inputs = [ops.cast(x, "int32") for x in inputs]
+        count = len(self.input_names)
+        memory = inputs[count:]
+        inputs = [ops.cast(x, "int32") for x in inputs[:count]]
         pad = self._pad
         inside = ops.not_equal(inputs[0], pad)
         places = ops.arange(self.length, dtype="int32")[None]
@@ -139,18 +175,20 @@ class CacheModel(keras.Model):
         order = (places + first[:, None]) % self.length
         inputs = [ops.take_along_axis(x, order, axis=1) for x in inputs]
         lengths = last - first + 1
-        names = [tensor.name for tensor in self.transformer.inputs[1:]]
         rows = {
             "ids": inputs[0],
-            "extras": dict(zip(names, inputs[1:], strict=True)),
+            "extras": dict(zip(self.input_names[1:], inputs[1:], strict=True)),
             "lengths": lengths,
             "limits": ops.full_like(lengths, self.length),
             "seeds": seeds,
             "settings": {k: ops.cast(v, "float32") for k, v in self.search_settings.items()},
         }
+        if memory:
+            rows["states"] = unstack(self.transformer, *memory)
         carry = start(self.transformer, self.plan, prompt_length, rows)
         carry = advance(self.transformer, self.plan, carry, self.length)
-        return ops.where(carry["broken"], -1, carry["ids"])
+        ids = ops.where(carry["broken"], -1, carry["ids"])
+        return [ids, *stack(self.transformer, carry["states"])] if self.output_state else [ids]
 
     # ------------------------------------------------------------------ checks
 
@@ -168,7 +206,8 @@ class CacheModel(keras.Model):
     def _arrays(self, x):
         """The inputs as numpy arrays; None for an iterable of batches."""
         if isinstance(x, dict):
-            x = [x[tensor.name] for tensor in self.transformer.inputs]
+            names = [*self.input_names, *(shapes(self.transformer) if self.input_state else ())]
+            x = [x[name] for name in names]
         several = isinstance(x, (list, tuple))
         if several and len(x) and np.ndim(x[0]) == 1 and len(self.inputs) == 1:
             x = [np.array(x)]  # a list of rows
@@ -183,10 +222,10 @@ class CacheModel(keras.Model):
             names = [tensor.name for tensor in self.inputs]
             raise ValueError(f"expected {len(names)} arrays for {names}, got {len(arrays)}")
         for array, tensor in zip(arrays, self.inputs, strict=True):
-            if array.ndim != 2 or array.shape[1] != tensor.shape[1] or len(array) != len(arrays[0]):
+            expected = (len(arrays[0]), *tensor.shape[1:])
+            if array.shape != expected:
                 raise ValueError(
-                    f"input {tensor.name!r}: expected the shape ({len(arrays[0])}, "
-                    f"{tensor.shape[1]}), got {array.shape}"
+                    f"input {tensor.name!r}: expected the shape {expected}, got {array.shape}"
                 )
         tokens, size = arrays[0], self.transformer.vocab_size
         wrong = np.argwhere((tokens < 0) | (tokens >= size) | (tokens != tokens.astype("int64")))
@@ -201,11 +240,16 @@ class CacheModel(keras.Model):
             raise ValueError(
                 f"row {empty[0]}: the prompt is empty, all {self.length} ids are padding"
             )
-        return [array.astype("int32") for array in arrays]
+        pairs = zip(arrays, self.inputs, strict=True)
+        return [array.astype(tensor.dtype) for array, tensor in pairs]
 
     def compute_output_spec(self, inputs, training=None, tranning=None):
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-        return keras.KerasTensor(tuple(first.shape), dtype="int32")
+        ids = keras.KerasTensor(tuple(first.shape), dtype="int32")
+        if not self.output_state:
+            return ids
+        memory = shapes(self.transformer).values()
+        return [ids, *(keras.KerasTensor((first.shape[0], *s), dtype="float32") for s in memory)]
 
     def get_config(self):
         raise ValueError(
@@ -223,8 +267,10 @@ def build_cache_model(
     index_bias=0,
     initial=True,
     seed=None,
+    input_state=False,
+    output_state=False,
 ):
-    """See `Transformer.build_cache_model`."""
+    """See `Transformer.build_cache_model`, and that of `RecurrentModel`."""
     check_generates(transformer)
     lengths = _lengths(transformer, input_lengths)
     sampler = _sampler(search_mode, k, transformer)
@@ -236,11 +282,17 @@ def build_cache_model(
     )
     settings = {"penalty": float(transformer.penalty), **sampler.settings()}
     whole("index_bias", index_bias, 0)
-    return CacheModel(transformer, lengths, plan, settings, index_bias, seed)
+    memory = {"input_state": input_state, "output_state": output_state}
+    return CacheModel(transformer, lengths, plan, settings, index_bias, seed, **memory)
+
+
+def _input_names(transformer):
+    """The inputs that have an entry for each token."""
+    return [tensor.name for tensor in (transformer.inputs[0], *transformer.extra_inputs)]
 
 
 def _lengths(transformer, input_lengths):
-    names = [tensor.name for tensor in transformer.inputs]
+    names = _input_names(transformer)
     lengths = list(input_lengths)
     if len(lengths) != len(names):
         raise ValueError(f"input_lengths: expected one for each of {names}, got {lengths}")

@@ -10,6 +10,7 @@ from bert4keras3.generation.options import Options, whole
 from bert4keras3.generation.programs import fetch, new_tokens, programs, whole_rows
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
+from bert4keras3.generation.states import join, rows_of
 from bert4keras3.ops import keras
 
 # Steps of a stream's compiled stretches: the first soon, the later ones cheaply.
@@ -22,6 +23,7 @@ def generate(
     max_new_tokens=None,
     *,
     segments=None,
+    states=None,
     num_samples=1,
     num_beams=1,
     length_penalty=1.0,
@@ -34,6 +36,7 @@ def generate(
     """See `Transformer.generate`."""
     options = Options(**options)
     rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
+    states = _begin(transformer, states, rows)
     whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
     search = _sample
     if whole("num_beams", num_beams, 1) > 1:
@@ -54,6 +57,8 @@ def generate(
             chosen = [rows[i] for i in batch]
             texts = None if segments is None else [segments[i] for i in batch]
             arrays, prompt_length = pack(transformer, chosen, texts, count)
+            if states is not None:
+                arrays["states"] = join([states[i] for i in batch])
             found = search(
                 transformer,
                 options,
@@ -104,12 +109,24 @@ def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples,
     return [found[i : i + samples] for i in range(0, len(found), samples)]
 
 
-def stream(transformer, prompts, max_new_tokens=None, *, segments=None, **options):
+def _begin(transformer, states, rows):
+    """For each row the state it begins with; None for the usual one."""
+    if states is not None and transformer.rewinds:
+        raise ValueError(
+            f"states: {type(transformer).__name__} has none that a text may begin with"
+        )
+    return None if states is None else rows_of(transformer, states, len(rows))
+
+
+def stream(transformer, prompts, max_new_tokens=None, *, segments=None, states=None, **options):
     """See `Transformer.stream`."""
     options = Options(**options)
     rows, segments, single, count = _read(transformer, prompts, segments, max_new_tokens)
     plan, settings = options.make_plan(transformer)
     arrays, prompt_length = pack(transformer, rows, segments, count)
+    states = _begin(transformer, states, rows)
+    if states is not None:
+        arrays["states"] = join(states)
     seeds = row_seeds(options.make_seed(), range(len(rows)))
     begin, go_on = programs(transformer, plan, prompt_length)
     return _stream(begin, go_on, whole_rows(arrays, seeds, settings), single)

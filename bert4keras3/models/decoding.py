@@ -76,9 +76,11 @@ class Stepwise:
 
     Attributes:
         decoding: the `Decoding` under way, None outside `step`.
+        rewinds: whether what was remembered of later tokens may be overwritten.
     """
 
     decoding = None
+    rewinds = True
 
     def initial_states(self, batch, slots, inputs=None):
         """What the layers remember before the first token.
@@ -182,7 +184,7 @@ class Stepwise:
 
     @cached_property
     def _outputs_probabilities(self):
-        operation = self.outputs[-1]._keras_history.operation
+        operation = self.lm_output._keras_history.operation
         return getattr(operation, "activation", None) is keras.activations.softmax
 
     def cut_to_last(self, outputs):

@@ -12,6 +12,16 @@ class Generating:
     position_limit = None
 
     @property
+    def extra_inputs(self):
+        """The inputs beside the ids that have an entry for each token."""
+        return self.inputs[1:]
+
+    @property
+    def lm_output(self):
+        """The output that is, or may be, the language model's."""
+        return self.outputs[-1]
+
+    @property
     def context_length(self):
         """Number of positions the model was made for; None for any."""
         return self.position_limit
@@ -77,6 +87,8 @@ class Generating:
             **options: as `bert4keras3.generation.Options`, and
                 segments: segment ids of the prompts, in the same form; 0 by
                 default, and 1 for the new tokens of a UniLM.
+                states: of a recurrent model, what was remembered before the prompts:
+                a state for all, or a list of one a prompt, None in it for the usual.
                 num_samples: continuations of each prompt.
                 num_beams: beams of a beam search; 1 for none.
                 length_penalty: a beam's score is divided by its number of new
@@ -104,7 +116,7 @@ class Generating:
         """Continue prompts and yield the ids as they come.
 
         Args:
-            prompts, max_new_tokens, segments: as `generate`.
+            prompts, max_new_tokens, segments, states: as `generate`.
             **options: as `bert4keras3.generation.Options`.
 
         Returns:
