@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 _POSITIONS = ("layers.embeddings", "layers.positions")
+_RWKV = ("layers.rwkv6", "layers.recurrent", "layers.wkv6")
 _ATTENTIONS = ("layers.attention", "layers.gated_attention", "layers.disentangled")
 
 # alias: modules whose public names it offers
@@ -13,11 +14,13 @@ ALIASES = {
     "layers.FFN": ("layers.feed_forward",),
     "layers.Embeddings": _POSITIONS,
     "layers.Attentions": _ATTENTIONS,
+    "layers.Rwkv_layer": _RWKV,
     "Layers_add": ("layers",),
     "Layers_add.LayerNorms": ("layers.norms",),
     "Layers_add.FFN": ("layers.feed_forward",),
     "Layers_add.Embeddings": _POSITIONS,
     "Layers_add.Attentions": _ATTENTIONS,
+    "Layers_add.Rwkv_layer": _RWKV,
     "transformers": ("models",),
     "Models": ("models",),
     **dict.fromkeys(

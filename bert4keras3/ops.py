@@ -132,6 +132,53 @@ def project(x, kernel, transposed=False):
     return _keras_ops.reshape(product, (*x.shape[:-1], units))
 
 
+def recur(step, state, xs, remat=False):
+    """A loop over the first axis, as `keras.ops.scan`, and differentiable on every backend.
+
+    Keras' own takes results of the state's shape only, on TensorFlow.
+
+    Args:
+        step: a function (state, x) -> (state, y) of tensors; x is a list.
+        state: a tensor.
+        xs: a list of tensors `(steps, ...)`.
+        remat: compute a step again for its gradient, instead of keeping what it computed.
+
+    Returns:
+        The last state, and the ys `(steps, ...)`, of the state's dtype.
+    """
+    step = keras.remat(step) if remat and _is_differentiated() else step
+    if keras.backend.backend() != "tensorflow":
+        return _keras_ops.scan(step, state, xs)
+    import tensorflow as tf
+
+    count = xs[0].shape[0]
+    steps = tf.shape(xs[0])[0] if count is None else count
+    arrays = [
+        tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:], clear_after_read=False).unstack(x)
+        for x in xs
+    ]
+    results = tf.TensorArray(state.dtype, steps, infer_shape=True)
+
+    def body(i, state, results):
+        state, y = step(state, [array.read(i) for array in arrays])
+        return i + 1, state, results.write(i, y)
+
+    # XLA differentiates a loop whose length it knows.
+    _, state, results = tf.while_loop(
+        lambda i, *_: i < steps, body, (0, state, results), maximum_iterations=count
+    )
+    return state, results.stack()
+
+
+def _is_differentiated():
+    """Whether a gradient may be taken of what is computed now."""
+    if keras.backend.backend() != "torch":
+        return True
+    import torch
+
+    return torch.is_grad_enabled()
+
+
 def cache_dtype(dtype):
     """The dtype of a cache for values of a dtype: float32 for bfloat16 on JAX's CPU backend.
 

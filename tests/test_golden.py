@@ -34,8 +34,11 @@ def test_h5(name, golden):
     data = np.load(golden / "h5" / f"{name}.npz")
     found = compiled(model, [data[f"input_{i}"] for i in range(len(model.inputs))])
     assert len(found) == case["n_outputs"]
+    real = data["input_0"] != 0  # of rwkv6 only, some are not
     for i, output in enumerate(found):
-        assert_close(output, data[f"output_{i}"])
+        expected = data[f"output_{i}"]
+        whole = output.shape[:2] != real.shape or real.all()
+        assert_close(output if whole else output[real], expected if whole else expected[real])
 
 
 def _cached(golden_cases):

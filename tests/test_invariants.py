@@ -6,7 +6,9 @@ import pytest
 import tiny
 from tiny import assert_close, build, compiled, inputs_for, predict
 
+from bert4keras3.models.checkpoints import checkpoint_weights
 from bert4keras3.weights import CheckpointError
+from bert4keras3.weights.table import join_axis
 
 
 @pytest.mark.parametrize("name", tiny.each(tiny.ALL))
@@ -111,10 +113,10 @@ def test_table_rows_match_the_layers(name, form, tmp_path):
                 transformer.save_pretrained(tmp_path)
             continue
         assert len(row) == len(layer.trainable_weights), layer.name
-        for tensor, weight in zip(row, layer.weights, strict=False):
+        for tensor, weight in zip(row, checkpoint_weights(layer), strict=False):
             value, parts = weight.numpy(), tensor.name.rpartition("of")[2]
-            copies = int(parts) if ":part" in tensor.name else 1
-            stored = np.concatenate([tensor.write(value)] * copies, axis=-1)
+            copies = int(parts) if ":part" in tensor.name or ":stack" in tensor.name else 1
+            stored = np.concatenate([tensor.write(value)] * copies, axis=join_axis(tensor.name))
             np.testing.assert_array_equal(tensor.read(stored), value)
 
 

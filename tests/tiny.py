@@ -161,6 +161,12 @@ DECODERS = {
         "residual_attention_scores": True,
     },
     "gpt2_ml": {"model": "gpt2_ml", "final_activation": "linear"},
+    "rwkv6": {
+        "model": "rwkv6",
+        "with_lm": "linear",
+        "decomposer_size": 4,
+        "time_decay_size": 6,
+    },
     "qwen": {
         "model": "qwen",
         "with_lm": True,

@@ -15,6 +15,7 @@ from bert4keras3.generation.prompts import bucket, check_generates
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sampling import Greedy, Sampler
 from bert4keras3.generation.sources import takes_contexts
+from bert4keras3.generation.states import shapes, stack, unstack
 from bert4keras3.ops import keras
 
 SEARCH_MODES = ("greedy", "topk", "topp")
@@ -32,11 +33,26 @@ class CacheModel(keras.Model):
 
     Outputs: int32 `(batch, length)`: prompt, new tokens, padding.
 
+    With input_state (of a recurrent model) two further inputs are the memory before the
+    prompt, 'Stack-Statess' and 'Stack-Last-X', zeros for none; with output_state the outputs
+    are a list: the ids, and these two as they are before the last id.
+
     Attributes:
         inputs: the symbolic inputs.
     """
 
-    def __init__(self, transformer, input_lengths, plan, settings, index_bias, seed, **kwargs):
+    def __init__(
+        self,
+        transformer,
+        input_lengths,
+        plan,
+        settings,
+        index_bias,
+        seed,
+        input_state=False,
+        output_state=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.backbone = transformer.model
         self.transformer = transformer
@@ -47,14 +63,22 @@ class CacheModel(keras.Model):
         self.index_bias = index_bias
         if self.sources and transformer.decoder_start_id == self._pad:
             self.index_bias = max(index_bias, 1)  # a start token is none of padding
+        self.input_state, self.output_state = input_state, output_state
+        fed = _fed_inputs(transformer)
+        self.input_names = [tensor.name for tensor in fed]
         self.inputs = [
             keras.KerasTensor(
                 (None, length, *tensor.shape[2:]),
                 dtype=tensor.dtype if len(tensor.shape) > 2 else "int32",
                 name=tensor.name if length is None else f"{tensor.name}-cache-{length}",
             )
-            for tensor, length in zip(transformer.inputs, input_lengths, strict=True)
+            for tensor, length in zip(fed, input_lengths, strict=True)
         ]
+        if input_state:
+            self.inputs += [
+                keras.KerasTensor((None, *shape), dtype="float32", name=name)
+                for name, shape in shapes(transformer).items()
+            ]
         self._random = random if seed is None else random.Random(seed)
         self.compiles = True
         self.built = True  # Keras would run the whole generation once to build it
@@ -73,9 +97,11 @@ class CacheModel(keras.Model):
             rows = inputs[-1].shape[0]
             if rows is None:
                 raise ValueError("within a traced function, the number of rows must be known")
-            return self._complete(self.length, *inputs, self._seeds(rows))
+            completed = self._complete(self.length, *inputs, self._seeds(rows))
+            return completed if self.output_state else completed[0]
         arrays = self._check([ops.convert_to_numpy(x) for x in inputs])
-        return ops.convert_to_tensor(self._run(arrays))
+        outputs = [ops.convert_to_tensor(x) for x in self._run(arrays)]
+        return outputs if self.output_state else outputs[0]
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Complete arrays of any number of rows.
@@ -89,7 +115,7 @@ class CacheModel(keras.Model):
             callbacks: accepted and not called.
 
         Returns:
-            int32 `(rows, length)`.
+            int32 `(rows, length)`; with output_state a list of that and the memory.
 
         Raises:
             ValueError: arrays of other shapes than the inputs', an empty prompt, or
@@ -99,7 +125,7 @@ class CacheModel(keras.Model):
         arrays = self._arrays(x)
         if arrays is None:
             batches = (batch[0] if isinstance(batch, tuple) else batch for batch in x)
-            return np.concatenate([self.predict_on_batch(b) for b in islice(batches, steps)])
+            return self._join([self.predict_on_batch(b) for b in islice(batches, steps)])
         arrays = self._check(arrays)
         size = whole("batch_size", 32 if batch_size is None else batch_size, 1)
         starts = range(0, len(arrays[0]), size)
@@ -107,17 +133,22 @@ class CacheModel(keras.Model):
         bar = keras.utils.Progbar(len(starts), verbose=1) if shows else None
         results = []
         for begin in starts:
-            results.append(self._run([a[begin : begin + size] for a in arrays]))
+            found = self._run([a[begin : begin + size] for a in arrays])
+            results.append(found if self.output_state else found[0])
             if bar:
                 bar.add(1)
-        return np.concatenate(results)
+        return self._join(results)
+
+    def _join(self, results):
+        """What several batches gave, as one."""
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def predict_on_batch(self, x):
         """`predict` of one batch."""
         return self.predict(x, batch_size=1 << 30, verbose=0)
 
     def _run(self, arrays):
-        """One batch, with a prefill as long as its longest prompt (in buckets)."""
+        """One batch, with a prefill as long as its longest prompt (in buckets): a list."""
         arrays = self._with_bucketed_sources(arrays)
         tokens = arrays[self.sources]
         known = inside(tokens, self._pad, self.index_bias)
@@ -130,17 +161,26 @@ class CacheModel(keras.Model):
             lambda: (partial(self._complete, prompt_length), ()),
             compiles=self.compiles,
         )
-        completed = np.array(ops.convert_to_numpy(run(*arrays, self._seeds(len(tokens)))))
-        if (completed < 0).any():
+        completed = run(*arrays, self._seeds(len(tokens)))
+        completed = [np.array(ops.convert_to_numpy(x)) for x in completed]
+        if (completed[0] < 0).any():
             raise GenerationError("the model's logits are NaN: are its weights damaged?")
         return completed
 
     def _complete(self, prompt_length, *inputs_and_seeds):
-        """The pure function: inputs and seeds in, completed ids out; -1 throughout for NaN."""
+        """The pure function: inputs and seeds in, completed ids (and the memory) out.
+
+        For NaN the ids are -1 throughout.
+        """
         *inputs, seeds = inputs_and_seeds
-        sources, inputs = inputs[: self.sources], inputs[self.sources :]
+        count = len(self.input_names)
+        sources, inputs, memory = (
+            inputs[: self.sources],
+            inputs[self.sources : count],
+            inputs[count:],
+        )
         inputs, lengths = aligned(inputs, self._pad, self.index_bias)
-        names = [tensor.name for tensor in self.transformer.step_inputs[1:]]
+        names = self.input_names[self.sources + 1 :]
         rows = {
             "ids": inputs[0],
             "extras": dict(zip(names, inputs[1:], strict=True)),
@@ -151,9 +191,12 @@ class CacheModel(keras.Model):
         }
         if sources:
             rows["source"] = self._source(sources)
+        if memory:
+            rows["states"] = unstack(self.transformer, *memory)
         carry = start(self.transformer, self.plan, prompt_length, rows)
         carry = advance(self.transformer, self.plan, carry, self.length)
-        return ops.where(carry["broken"], -1, carry["ids"])
+        ids = ops.where(carry["broken"], -1, carry["ids"])
+        return [ids, *stack(self.transformer, carry["states"])] if self.output_state else [ids]
 
     def _source(self, arrays):
         """The sources as `Transformer.initial_states` takes them."""
@@ -187,7 +230,8 @@ class CacheModel(keras.Model):
     def _arrays(self, x):
         """The inputs as numpy arrays; None for an iterable of batches."""
         if isinstance(x, dict):
-            x = [x[tensor.name] for tensor in self.transformer.inputs]
+            names = [*self.input_names, *(shapes(self.transformer) if self.input_state else ())]
+            x = [x[name] for name in names]
         several = isinstance(x, (list, tuple))
         if several and len(x) and np.ndim(x[0]) == 1 and len(self.inputs) == 1:
             x = [np.array(x)]  # a list of rows
@@ -216,7 +260,7 @@ class CacheModel(keras.Model):
                 raise ValueError(f"row {empty[0]}: the context is empty, all its vectors are zeros")
         elif self.sources:
             self._check_tokens(arrays[0], 0, "source")
-        return [x if x.ndim == 3 else x.astype("int32") for x in arrays]
+        return [x if x.ndim > 2 else x.astype("int32") for x in arrays]
 
     def _check_tokens(self, tokens, bias, name):
         size = self.transformer.vocab_size
@@ -235,7 +279,11 @@ class CacheModel(keras.Model):
 
     def compute_output_spec(self, inputs, training=None, tranning=None):
         tokens = inputs[self.sources] if isinstance(inputs, (list, tuple)) else inputs
-        return keras.KerasTensor(tuple(tokens.shape), dtype="int32")
+        ids = keras.KerasTensor(tuple(tokens.shape), dtype="int32")
+        if not self.output_state:
+            return ids
+        memory = shapes(self.transformer).values()
+        return [ids, *(keras.KerasTensor((tokens.shape[0], *s), dtype="float32") for s in memory)]
 
     def get_config(self):
         raise ValueError(
@@ -253,8 +301,10 @@ def build_cache_model(
     index_bias=0,
     initial=True,
     seed=None,
+    input_state=False,
+    output_state=False,
 ):
-    """See `Transformer.build_cache_model`."""
+    """See `Transformer.build_cache_model`, and that of `RecurrentModel`."""
     check_generates(transformer)
     lengths = _lengths(transformer, input_lengths)
     sampler = _sampler(search_mode, k, transformer)
@@ -266,11 +316,17 @@ def build_cache_model(
     )
     settings = {"penalty": float(transformer.penalty), **sampler.settings()}
     whole("index_bias", index_bias, 0)
-    return CacheModel(transformer, lengths, plan, settings, index_bias, seed)
+    memory = {"input_state": input_state, "output_state": output_state}
+    return CacheModel(transformer, lengths, plan, settings, index_bias, seed, **memory)
+
+
+def _fed_inputs(transformer):
+    """The inputs that have an entry for each token: of the sources, and of the texts."""
+    return [*transformer.source_inputs, *transformer.step_inputs]
 
 
 def _lengths(transformer, input_lengths):
-    names = [tensor.name for tensor in transformer.inputs]
+    names = [tensor.name for tensor in _fed_inputs(transformer)]
     lengths, sources = list(input_lengths), len(transformer.source_inputs)
     if len(lengths) != len(names):
         raise ValueError(f"input_lengths: expected one for each of {names}, got {lengths}")

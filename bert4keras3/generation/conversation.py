@@ -91,6 +91,9 @@ class Conversation:
 
     def _stream(self, prompt, count, options):
         known = min(self._common(prompt), len(prompt) - 1)
+        if known < self._cached and not self.transformer.rewinds:
+            self._forget()
+            known = 0
         length = bucket(len(prompt) - known)
         arrays, _ = pack(self.transformer, [prompt], None, count, least=self._slots)
         plan, settings = options.make_plan(self.transformer)

@@ -12,6 +12,7 @@ from bert4keras3.generation.programs import fetch, new_tokens, programs, whole_r
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sources import pack_sources, read_beginnings, read_sources
+from bert4keras3.generation.states import join, rows_of
 from bert4keras3.ops import keras
 
 # Steps of a stream's compiled stretches: the first soon, the later ones cheaply.
@@ -27,6 +28,7 @@ class Request:
         rows: ids that the texts begin with.
         sources: of a seq2seq model what they are made from, else None.
         segments: segment ids of the prompts, or None.
+        states: of a recurrent model what each begins with, or None for the usual.
         single: there was one prompt that was no list of prompts.
         count: tokens to add at most.
     """
@@ -35,11 +37,12 @@ class Request:
     rows: list
     sources: list | None
     segments: list | None
+    states: list | None
     single: bool
     count: int
 
     @classmethod
-    def read(cls, transformer, prompts, segments, decoder_prompts, max_new_tokens):
+    def read(cls, transformer, prompts, max_new_tokens, segments, decoder_prompts, states):
         """Check what `Transformer.generate` was given."""
         check_generates(transformer)
         sources = None
@@ -51,19 +54,26 @@ class Request:
         else:
             rows, single = read_prompts(transformer, prompts)
         segments = [segments] if single and segments is not None else segments
+        if states is not None:
+            if transformer.rewinds:
+                name = type(transformer).__name__
+                raise ValueError(f"states: {name} has none that a text may begin with")
+            states = rows_of(transformer, states, len(rows))
         count = room(transformer, rows, max_new_tokens)
-        return cls(transformer, rows, sources, segments, single, count)
+        return cls(transformer, rows, sources, segments, states, single, count)
 
     def pack(self, chosen):
         """The arrays of some prompts, and their prompt length."""
         rows = [self.rows[i] for i in chosen]
         segments = None if self.segments is None else [self.segments[i] for i in chosen]
-        if self.sources is None:
-            return pack(self.transformer, rows, segments, self.count)
-        arrays, prompt_length = pack(self.transformer, rows, None, self.count)
-        sources = [self.sources[i] for i in chosen]
-        source = pack_sources(self.transformer, sources, segments)
-        return {**arrays, "source": source}, prompt_length
+        texts = segments if self.sources is None else None
+        arrays, prompt_length = pack(self.transformer, rows, texts, self.count)
+        if self.sources is not None:
+            sources = [self.sources[i] for i in chosen]
+            arrays["source"] = pack_sources(self.transformer, sources, segments)
+        if self.states is not None:
+            arrays["states"] = join([self.states[i] for i in chosen])
+        return arrays, prompt_length
 
     def batches(self, size):
         """Lists of prompts; those of like lengths go together."""
@@ -79,6 +89,7 @@ def generate(
     *,
     segments=None,
     decoder_prompts=None,
+    states=None,
     num_samples=1,
     num_beams=1,
     length_penalty=1.0,
@@ -90,7 +101,7 @@ def generate(
 ):
     """See `Transformer.generate`."""
     options = Options(**options)
-    request = Request.read(transformer, prompts, segments, decoder_prompts, max_new_tokens)
+    request = Request.read(transformer, prompts, max_new_tokens, segments, decoder_prompts, states)
     whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
     search = _sample
     if whole("num_beams", num_beams, 1) > 1:
@@ -151,11 +162,18 @@ def _sample(transformer, options, arrays, prompt_length, numbers, seed, samples,
 
 
 def stream(
-    transformer, prompts, max_new_tokens=None, *, segments=None, decoder_prompts=None, **options
+    transformer,
+    prompts,
+    max_new_tokens=None,
+    *,
+    segments=None,
+    decoder_prompts=None,
+    states=None,
+    **options,
 ):
     """See `Transformer.stream`."""
     options = Options(**options)
-    request = Request.read(transformer, prompts, segments, decoder_prompts, max_new_tokens)
+    request = Request.read(transformer, prompts, max_new_tokens, segments, decoder_prompts, states)
     plan, settings = options.make_plan(transformer)
     arrays, prompt_length = request.pack(range(len(request.rows)))
     seeds = row_seeds(options.make_seed(), range(len(request.rows)))

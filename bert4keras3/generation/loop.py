@@ -58,7 +58,8 @@ def start(transformer, plan, prompt_length, rows, known=None):
         prompt_length: at least as long as the longest prompt.
         rows: `{"ids", "extras", "lengths", "limits", "settings"}`, a row a prompt,
             and `"seeds"`, a row a sample; "ids" is `(batch, slots)`. Of a seq2seq model
-            also `"source"`, see `Transformer.initial_states`.
+            also `"source"`, see `Transformer.initial_states`. Perhaps `"states"`, what
+            the layers remember before the prompts.
         known: `(states, counts)`, caches and how many first tokens of each row they
             hold, int `(batch,)`; prompt_length then counts from there. None for none.
 
@@ -91,7 +92,9 @@ def prefill(transformer, prompt_length, rows, known=None):
         ops.arange(prompt_length, dtype="int32")[None], (batch, prompt_length)
     )
     if known is None:
-        states = transformer.initial_states(batch, slots, inputs, rows.get("source"))
+        states = rows.get("states")
+        if states is None:
+            states = transformer.initial_states(batch, slots, inputs, rows.get("source"))
         prompts = [x[:, :prompt_length] for x in inputs]
     else:
         states, counts = known
@@ -124,9 +127,11 @@ def step_rows(transformer, carry):
     slots = carry["ids"].shape[1]
     last = carry["lengths"][:, None] - 1
     inputs = [ops.take_along_axis(x, last, axis=1) for x in model_inputs(transformer, carry)]
-    outputs, states = transformer.step(
-        inputs, last, carry["lengths"], carry["states"], slots, last=True
-    )
+    lengths = carry["lengths"]
+    if "finished" in carry:
+        # The last token of a row that is done is run again and again: it must add nothing.
+        lengths = ops.where(is_active(carry), lengths, lengths - 1)
+    outputs, states = transformer.step(inputs, last, lengths, carry["states"], slots, last=True)
     return outputs[:, 0], states
 
 

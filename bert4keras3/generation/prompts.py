@@ -11,10 +11,10 @@ SEGMENT, POSITION = "Input-Segment", "Input-Position"
 
 def check_generates(transformer):
     """Raise ValueError where a model cannot continue a text, and say why."""
-    name, outputs = type(transformer).__name__, transformer.outputs
-    if outputs is None:
+    name = type(transformer).__name__
+    if transformer.outputs is None:
         raise ValueError(f"{name} is not built: call build() or build_transformer_model first")
-    shape = tuple(outputs[-1].shape)
+    shape = tuple(transformer.lm_output.shape)
     if len(shape) != 3 or shape[-1] != transformer.vocab_size:
         raise ValueError(
             f"{name} has no language-model head: its last output has the shape {shape}, expected "

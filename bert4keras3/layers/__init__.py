@@ -41,6 +41,9 @@ from bert4keras3.layers.positions import (
     RotaryEmbedding,
     SinusoidalPositionEmbedding,
 )
+from bert4keras3.layers.recurrent import RecurrentLayer, ScaledOrthogonal, TimeShift, freeze
+from bert4keras3.layers.rwkv6 import ChannelMix, DecomposerDense, TimeMix
+from bert4keras3.layers.wkv6 import RWKVKernelOperator
 
 globals().update(_aliases.child_aliases("bert4keras3", "layers"))
 

@@ -51,7 +51,8 @@ def build_transformer_model(
         checkpoint_path: a TensorFlow checkpoint's prefix, a `.safetensors`,
             `.bin` or `.weights.h5` file, or a Hugging Face folder.
         model: the family's key, or a subclass of `Transformer`; None for what the
-            file says, or else `'bert'`.
+            file says, or else `'bert'`. RWKV's official `.pth` files need no
+            configuration beside the model's name.
         application: `'encoder'`, `'lm'` (causal mask) or `'unilm'` (UniLM mask);
             the latter two switch the LM head on. None for what the file says, or
             else `'encoder'`.
@@ -82,6 +83,8 @@ def build_transformer_model(
         model, config = _describe_folder(config_path, config, model)
         kwargs = _with_outputs(kwargs, config.pop("outputs", {}))
     cls, config = _find_class(config, model, application, from_folder)
+    if checkpoint_path is not None and hasattr(cls, "config_of") and "hidden_size" not in kwargs:
+        config = {**cls.config_of(checkpoint_path), **config}
     if config_path is not None:
         for name, advice in cls.config_advice.items():
             if name not in config and name not in with_aliases(kwargs):

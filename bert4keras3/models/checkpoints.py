@@ -13,7 +13,7 @@ from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.deferred import finish
 from bert4keras3.weights.load import Item, fill, select_rows
 from bert4keras3.weights.sources import Source, owned_array
-from bert4keras3.weights.table import Tensor, expand_table, stored_name
+from bert4keras3.weights.table import Tensor, expand_table, join_axis, part_number, stored_name
 
 
 class Checkpoints:
@@ -184,7 +184,7 @@ class Checkpoints:
             layer = self.layers.get(self.prefixed(name))
             if layer is None or not names:
                 continue
-            weights = layer.weights
+            weights = checkpoint_weights(layer)
             # Weights beyond a given row, or of a condition, are new and keep their values.
             may_be_new = not own or getattr(layer, "conditional", False)
             if len(names) > len(weights) or (len(names) < len(weights) and not may_be_new):
@@ -275,7 +275,7 @@ class Checkpoints:
             for name, tensors in self.table(form).items():
                 layer = self.layers.get(self.prefixed(name))
                 if layer is not None:
-                    pairs = zip(layer.weights, tensors, strict=False)
+                    pairs = zip(checkpoint_weights(layer), tensors, strict=False)
                     found |= {id(v): tensor for v, tensor in pairs if tensor.is_vocabulary}
         return found
 
@@ -320,7 +320,7 @@ class Checkpoints:
         for name, names in mapping.items():
             layer = self.layers.get(self.prefixed(name))
             if layer is not None:
-                for variable, tensor in zip(layer.weights, names, strict=False):
+                for variable, tensor in zip(checkpoint_weights(layer), names, strict=False):
                     parts = saved.setdefault(stored_name(tensor), {})
                     first = parts.setdefault(tensor, variable)
                     if first is not variable and (first.numpy() != variable.numpy()).any():
@@ -333,10 +333,9 @@ class Checkpoints:
 
     def _joined(self, parts, dtype):
         """The array of a stored tensor."""
-        arrays = [
-            self.create_variable(name, variable.numpy(), dtype) for name, variable in parts.items()
-        ]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        names = sorted(parts, key=part_number)
+        arrays = [self.create_variable(name, parts[name].numpy(), dtype) for name in names]
+        return arrays[0] if len(names) == 1 else np.concatenate(arrays, axis=join_axis(names[0]))
 
     def save_weights(self, path):
         """Write a Keras `.weights.h5` file, whole or not at all."""
@@ -366,9 +365,10 @@ class Checkpoints:
                 known[part].write(np.broadcast_to(np.int8(0), variable.shape)).shape
                 for part, variable in parts.items()
             ]
-            shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+            shape, axis = list(shapes[0]), join_axis(next(iter(parts)))
+            shape[axis] = sum(part[axis] for part in shapes)
             stored = np.dtype(dtype or next(iter(parts.values())).numpy().dtype)
-            return name, shape, stored, lambda: self._joined(parts, dtype)
+            return name, tuple(shape), stored, lambda: self._joined(parts, dtype)
 
         tensors = [entry(name, parts) for name, parts in self._saved(mapping).items()]
         folder = Path(folder)
@@ -382,7 +382,8 @@ class Checkpoints:
         stored = set()
         for name, names in mapping.items():
             layer = self.layers.get(self.prefixed(name))
-            stored |= set() if layer is None else {id(w) for w in layer.weights[: len(names)]}
+            weights = [] if layer is None else checkpoint_weights(layer)
+            stored |= {id(weight) for weight in weights[: len(names)]}
         unmapped = sorted(
             layer.name
             for layer in self.model.layers
@@ -390,6 +391,11 @@ class Checkpoints:
         )
         if unmapped:
             raise CheckpointError(f"{files} have no place for the layers {unmapped}")
+
+
+def checkpoint_weights(layer):
+    """A layer's weights, in their order, that checkpoints have tensors for."""
+    return getattr(layer, "checkpoint_weights", layer.weights)
 
 
 class _opened:

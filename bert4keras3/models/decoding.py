@@ -101,10 +101,12 @@ class Stepwise:
     Attributes:
         decoding: the `Decoding` or `Encoding` under way, None outside `step` and `encode`.
         fixed_states: keys of the states that decoding leaves as they are.
+        rewinds: whether what was remembered of later tokens may be overwritten.
     """
 
     decoding = None
     fixed_states = frozenset()
+    rewinds = True
 
     @property
     def source_inputs(self):
@@ -237,7 +239,7 @@ class Stepwise:
 
     @cached_property
     def _outputs_probabilities(self):
-        operation = self.outputs[-1]._keras_history.operation
+        operation = self.lm_output._keras_history.operation
         return getattr(operation, "activation", None) is keras.activations.softmax
 
     def cut_to_last(self, outputs):

@@ -12,6 +12,11 @@ class Generating:
     position_limit = None
 
     @property
+    def lm_output(self):
+        """The output that is, or may be, the language model's."""
+        return self.outputs[-1]
+
+    @property
     def context_length(self):
         """Number of positions the model was made for; None for any."""
         return self.position_limit
@@ -81,6 +86,8 @@ class Generating:
                 default, and 1 for the new tokens of a UniLM.
                 decoder_prompts: of a seq2seq model, ids that the new texts begin
                 with, for all or as a list for each; its start token by default.
+                states: of a recurrent model, what was remembered before the prompts:
+                a state for all, or a list of one a prompt, None in it for the usual.
                 num_samples: continuations of each prompt.
                 num_beams: beams of a beam search; 1 for none.
                 length_penalty: a beam's score is divided by its number of new
@@ -108,7 +115,7 @@ class Generating:
         """Continue prompts and yield the ids as they come.
 
         Args:
-            prompts, max_new_tokens, segments, decoder_prompts: as `generate`.
+            prompts, max_new_tokens, segments, decoder_prompts, states: as `generate`.
             **options: as `bert4keras3.generation.Options`.
 
         Returns:

@@ -33,6 +33,11 @@ class Deferred(keras.initializers.Initializer):
     def clone(self):
         return Deferred(self.initializer.clone())
 
+    def scaled(self, gain):
+        """The same with a gain, where the initializer has one."""
+        own = self.initializer
+        return Deferred(own.scaled(gain) if hasattr(own, "scaled") else own.clone())
+
     def get_config(self):
         return {"initializer": keras.saving.serialize_keras_object(self.initializer)}
 
@@ -57,13 +62,16 @@ def finish(layer, filled=()):
         layer: a layer made with `defer`red arguments, or any other.
         filled: ids of variables that are known to be set.
     """
-    found = [getattr(layer, name, None) for name in INITIALIZERS]
-    deferred = next((value for value in found if isinstance(value, Deferred)), None)
-    if deferred is None:
-        return
-    for variable in layer.weights:
-        if id(variable) in filled:
-            continue
+    for part in layer._flatten_layers():
+        found = [getattr(part, name, None) for name in INITIALIZERS]
+        deferred = next((value for value in found if isinstance(value, Deferred)), None)
+        if deferred is not None:
+            own = [*part._trainable_variables, *part._non_trainable_variables]
+            _draw([variable for variable in own if id(variable) not in filled], deferred)
+
+
+def _draw(variables, deferred):
+    for variable in variables:
         corner = keras.ops.convert_to_numpy(variable.value[(0,) * len(variable.shape)])
         if np.isnan(np.float32(corner)):
             initializer = deferred.initializer.clone()

@@ -14,8 +14,10 @@ on its way into the layer:
     heads       the last axis split into heads
     rows        the first axis split into heads
     swap        the first two axes swapped
+    vector      a vector that the file has as (1, 1, size)
     part0of3    the first third of the last axis (a fused projection); of a tensor with
                 parts, each part is named somewhere
+    stack0of3   the first of three along the first axis, likewise
 """
 
 import itertools
@@ -84,14 +86,28 @@ def _part(x, which):
     return x[..., index * size : (index + 1) * size]
 
 
+def _entry(x, which):
+    return x[int(which.partition("of")[0])]
+
+
+def _as_vector(x, _):
+    return x.reshape(-1)
+
+
+def _as_cube(x, _):
+    return x[None, None]
+
+
 TRANSFORMS = {
     "T": Transform(_transpose, _transpose),
     "vocab": Transform(_same, _same),
     "heads": Transform(_split_heads, _join_heads),
     "rows": Transform(_split_rows, _join_rows),
     "swap": Transform(_swap, _swap),
-    # Whoever writes puts the parts together.
+    "vector": Transform(_as_vector, _as_cube),
+    # Whoever writes puts the parts together, along the axis of `join_axis`.
     "part": Transform(_part, _same),
+    "stack": Transform(_entry, lambda x, _: x[None]),
 }
 
 
@@ -126,6 +142,17 @@ class Tensor(NamedTuple):
 def stored_name(name):
     """The name in the file of a tensor, which may be part of another."""
     return name.partition(":")[0]
+
+
+def join_axis(name):
+    """The axis along which a tensor's parts, of which this is one, are put together."""
+    return 0 if ":stack" in name else -1
+
+
+def part_number(name):
+    """Which part a tensor is, counted from 0."""
+    found = re.search(r":(?:part|stack)(\d+)of", name)
+    return int(found[1]) if found else 0
 
 
 def expand_table(table, num_hidden_layers, head_size=None):
@@ -169,5 +196,5 @@ def _tensor(text, head_size):
         if key not in TRANSFORMS:
             raise ValueError(f"weight table: unknown transform {word!r} in {text!r}")
         transforms.append((key, str(head_size) if key in ("heads", "rows") else argument))
-    part = "".join(f":{word}" for word in words if word.startswith("part"))
+    part = "".join(f":{word}" for word in words if word.startswith(("part", "stack")))
     return Tensor(name + part, tuple(transforms))

@@ -1,4 +1,4 @@
-"""PyTorch files (`pytorch_model.bin`, `.pt`, `.pth`), read by PyTorch itself.
+"""PyTorch files (`pytorch_model.bin`, `.pt`, `.pth`), read and written by PyTorch itself.
 
 They are pickles, in a zip archive with the bytes of the tensors. Only what PyTorch loads
 with `weights_only=True` is read: no file can run code.
@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Entry, Source, empty_array
 
@@ -79,6 +80,31 @@ class TorchFile(Source):
     def close(self):
         self._tensors = {}
         self._file.close()
+
+
+def write_torch_file(path, tensors):
+    """Write a dict of tensors as `torch.save` does, whole or not at all; needs PyTorch.
+
+    Args:
+        path: the file.
+        tensors: `{name: array}`.
+
+    Raises:
+        CheckpointError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        message = "writing it needs PyTorch: install torch, or save a .weights.h5 file"
+        raise CheckpointError(message, path) from error
+
+    def to_torch(array):
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    with atomic_path(path) as temporary:
+        torch.save({name: to_torch(array) for name, array in tensors.items()}, temporary)
 
 
 def _load(path, file):
