@@ -26,6 +26,7 @@ CASES = {
     "gemma2": ("gemma2", {"use_EinsumDense": False}),
     "gpt2": ("gpt2", {}),
     "albert": ("albert", {"layer_norm_epsilon": 1e-12}),
+    "t5": ("umt5", {}),
     "deberta": ("deberta", {"layer_norm_epsilon": 1e-7}),
 }
 # Every ordered pair of forms is somewhere in it.

@@ -1,7 +1,7 @@
 """The model between two files, in the dtype that is stored."""
 
 from bert4keras3.models import build_transformer_model
-from bert4keras3.models.registry import find_family
+from bert4keras3.models.registry import find_family, implied_arguments
 from bert4keras3.weights import CheckpointError
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -33,7 +33,7 @@ def build(origin, dtype, progress):
 
     It has `constructed`, the arguments of its constructor.
     """
-    arguments = dict(origin.arguments)
+    arguments = {**origin.arguments, **implied_arguments(origin.model)}
     if "keras_weights_path" not in arguments:
         arguments["checkpoint_path"] = origin.source
     cls = _observed(find_family(origin.model), progress)

@@ -16,7 +16,11 @@ FEED_FORWARD = {
 class T5Files:
     """Mixin of the T5 models: their weight tables."""
 
-    huggingface_ties = {"lm_head.weight": "shared.weight"}
+    huggingface_ties = {
+        "lm_head.weight": "shared.weight",
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    }
     # transformers writes what is the same tensor only once.
     huggingface_synonyms = {
         "shared.weight": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),

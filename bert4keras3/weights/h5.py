@@ -17,8 +17,8 @@ from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Source
 
 # Files of early Keras 3 versions, and of tf.keras, call the group of layers so.
-LAYER_GROUP = re.compile(r"layers/(\w+)/vars")
 OLD_ROOT = "_layer_checkpoint_dependencies/"
+LAYER_GROUP = re.compile(r"layers/(\w+)/vars")
 
 
 class KerasWeights(Source):
@@ -54,7 +54,7 @@ class KerasWeights(Source):
     def groups_by_name(self, model):
         """`{layer: group}` as the file says it; None where it does not for all that has weights.
 
-        Keras writes the layers' names since version 3.10 and reads by the groups' numbers.
+        Recent versions of Keras write the layers' names, but read by the groups' numbers.
         """
         for group, layer in _numbered(model.layers):
             found = self._groups.get(layer.name)
