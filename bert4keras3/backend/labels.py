@@ -55,20 +55,17 @@ def previous_steps(counted, reverse=False):
     Returns:
         int32 `(batch, length)`: its number; -1 where there is none.
     """
-    steps = ops.arange(ops.shape(counted)[1], dtype="int32")
+    if 0 in counted.shape:  # of which torch knows no maximum
+        return ops.zeros(counted.shape, dtype="int32")
+    length = ops.shape(counted)[1]
+    steps = ops.arange(length, dtype="int32")
+    known = counted[:, None, :]
     if reverse:
-        nearer = steps[None, :] > steps[:, None]
-        beyond = ops.shape(counted)[1]
-        found = ops.min(
-            ops.where(ops.logical_and(nearer, counted[:, None, :]), steps, beyond),
-            axis=-1,
-            initial=beyond,
-        )
-        return ops.where(found < beyond, found, -1)
-    nearer = steps[None, :] < steps[:, None]
-    return ops.max(
-        ops.where(ops.logical_and(nearer, counted[:, None, :]), steps, -1), axis=-1, initial=-1
-    )
+        near = ops.logical_and(known, steps > steps[:, None])
+        found = ops.min(ops.where(near, steps, length), axis=-1)
+        return ops.where(found < length, found, -1)
+    near = ops.logical_and(known, steps < steps[:, None])
+    return ops.max(ops.where(near, steps, -1), axis=-1)
 
 
 def masked_mean(values, mask=None):

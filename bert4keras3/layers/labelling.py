@@ -194,8 +194,10 @@ def _log_partition(scores, transitions, counted):
         reached = ops.logsumexp(state[:, :, None] + transition, axis=1)
         value = ops.where(is_first, ops.zeros_like(reached), reached) + score
         state = ops.where(is_counted, value, state)
-        return state, state[:, 0]
+        return state, state
 
+    if 0 in scores.shape[:2]:
+        return ops.zeros(scores.shape[:1], dtype=scores.dtype)
     state, _ = scan_steps(forward, ops.zeros_like(scores[:, 0]), scores, counted, transitions)
     total = ops.logsumexp(state, axis=-1)
     return ops.where(ops.any(counted, axis=-1), total, ops.zeros_like(total))
