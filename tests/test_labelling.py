@@ -138,7 +138,7 @@ def test_loss_and_path_by_enumeration(kind, mask):
 
 
 @pytest.mark.once
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_viterbi_against_brute_force(data):
     """Host and device, with rules, against all paths."""
@@ -211,15 +211,15 @@ def test_gradients_against_finite_differences(kind, mask):
     arguments = [x, *weights]
     found = gradients(lambda v, *w: total(layer, v, w, y, keep), arguments)
     for position, gradient in enumerate(found):
-        expected = np.zeros_like(arguments[position])
-        for index in np.ndindex(expected.shape):
-            sides = []
+        assert np.isfinite(gradient).all()
+        for seed in range(3):
+            direction, sides = draw(*gradient.shape, seed=seed), []
             for step in (1e-2, -1e-2):
                 moved = [a.copy() for a in arguments]
-                moved[position][index] += step
+                moved[position] += step * direction
                 sides.append(numpy(loss(*moved)).astype("float64").sum())
-            expected[index] = (sides[0] - sides[1]) / 2e-2
-        np.testing.assert_allclose(gradient, expected, atol=2e-3)
+            slope = (sides[0] - sides[1]) / 2e-2
+            np.testing.assert_allclose((gradient * direction).sum(), slope, atol=5e-3)
 
 
 def total(layer, scores, weights, y, keep):
@@ -260,7 +260,7 @@ def test_training_and_files(kind, tmp_path):
     layer = CHAINS[kind](lr_multiplier=10, name="chain")
     scores = layer(keras.layers.Dense(3)(hidden))
     model = keras.Model(tokens, scores)
-    model.compile("adam", layer.sparse_loss, metrics=[layer.sparse_accuracy])
+    model.compile("adam", layer.sparse_loss, metrics=metrics_of(layer))
     tagger = keras.Model(tokens, layer(scores, decode=True))
     rng = np.random.default_rng(0)
     x = rng.integers(1, 7, (32, 5))
@@ -284,6 +284,22 @@ def test_training_and_files(kind, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(numpy(loaded.get_layer("chain").trans), trained)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), found)
+
+
+def metrics_of(layer):
+    """What can be a metric: on JAX, Keras shows metrics no weights."""
+    sees_weights = isinstance(layer, ConditionalRandomField) or keras.backend.backend() != "jax"
+    return [layer.sparse_accuracy] if sees_weights else []
+
+
+def test_metrics_that_need_weights():
+    if keras.backend.backend() != "jax":
+        pytest.skip("metrics see weights here")
+    layer = make("memm")
+    model = keras.Sequential([keras.Input((4, 3)), layer])
+    model.compile("adam", layer.sparse_loss, metrics=[layer.sparse_accuracy])
+    with pytest.raises(RuntimeError, match="leave it out of compile"):
+        model.fit(draw(2, 4, 3), np.zeros((2, 4)), verbose=0)
 
 
 def test_lr_multiplier():
@@ -355,10 +371,10 @@ def test_compiled_labels_out_of_range():
 def test_one_label_and_empty_batches(kind):
     layer = make(kind, labels=1)
     model = keras.Sequential([keras.Input((4, 1)), layer])
-    model.compile(loss=layer.sparse_loss, metrics=[layer.sparse_accuracy])
+    model.compile(loss=layer.sparse_loss, metrics=metrics_of(layer))
     x = draw(2, 4, 1)
-    loss, accuracy = model.evaluate(x, np.zeros((2, 4)), verbose=0)
-    assert abs(loss) < 1e-6 and accuracy == 1
+    logs = model.evaluate(x, np.zeros((2, 4)), verbose=0, return_dict=True)
+    assert abs(logs.pop("loss")) < 1e-6 and all(value == 1 for value in logs.values())
     assert not numpy(layer.decode(tensor(x))).any()
     layer = make(kind)
     for shape in ((0, 4), (2, 0), (0, 0)):

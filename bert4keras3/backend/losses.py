@@ -43,7 +43,7 @@ def sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=False, 
 
     Args:
         y_true: int `(..., positives)`, the target classes.
-        y_pred: `(..., classes)`, real scores.
+        y_pred: `(..., classes)`, real scores; classes scored -inf are left out.
         mask_zero: class 0 is padding: it is neither target nor class.
         mask: bool `(...)`; False for rows whose loss is 0.
 
@@ -61,14 +61,15 @@ def sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=False, 
     name = "sparse_multilabel_categorical_crossentropy"
     fine = check_labels(y_true, y_pred.shape[-1], name, counted)
     y_true = ops.where(ops.logical_and(y_true >= 0, y_true < y_pred.shape[-1]), y_true, 0)
-    positive = ops.take_along_axis(y_pred, y_true, axis=-1)
-    scores, keep = y_pred, None
+    scores = ops.maximum(y_pred, low)
+    positive = ops.take_along_axis(scores, y_true, axis=-1)
+    keep = positive > low
     if mask_zero:
-        keep = y_true != 0
-        scores = ops.concatenate([ops.full_like(y_pred[..., :1], low), y_pred[..., 1:]], axis=-1)
+        keep = ops.logical_and(keep, y_true != 0)
+        scores = ops.concatenate([ops.full_like(scores[..., :1], low), scores[..., 1:]], axis=-1)
 
     def targets(x):
-        return x if keep is None else ops.where(keep, x, low)
+        return ops.where(keep, x, low)
 
     positive_loss = _logsumexp_with_zero(targets(-positive))
     everything = _logsumexp_with_zero(scores)

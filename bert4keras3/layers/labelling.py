@@ -208,7 +208,8 @@ class MaximumEntropyMarkovModel(LabelChain):
     """A maximum entropy Markov model that reads labels in both directions.
 
     The probability of a label, given the one before, is softmax((score + transition) / 2);
-    loss and accuracy are scalars, the mean over steps and over both directions.
+    loss and accuracy are scalars, the mean over steps and over both directions. On JAX the
+    accuracies cannot be metrics of `compile`: Keras shows them no weights there.
 
     Args:
         lr_multiplier, starts, ends, allowed: see `LabelChain`.
@@ -245,6 +246,15 @@ class MaximumEntropyMarkovModel(LabelChain):
         )
 
     def chain_accuracy(self, targets, scores, counted):
+        try:
+            self.trans  # noqa: B018
+        except TypeError as error:
+            raise RuntimeError(
+                f"layer {self.name!r}: the accuracy needs the transitions, and Keras on JAX keeps "
+                "the weights of layers from metrics: leave it out of compile(), and call it on "
+                "what the model predicts"
+            ) from error
+
         def accuracy(logits):
             right = ops.argmax(targets, axis=-1) == ops.argmax(logits, axis=-1)
             return masked_mean(ops.cast(right, scores.dtype), counted)
