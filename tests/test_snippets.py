@@ -45,15 +45,24 @@ def test_orthogonally_resize_golden(golden):
         np.testing.assert_allclose(found, case["out"], atol=1e-12)
 
 
-def test_left_padding_keeps_the_end():
-    np.testing.assert_array_equal(
-        sequence_padding([[1, 2, 3], [4]], length=2, mode="pre"), [[2, 3], [0, 4]]
-    )
+@pytest.mark.parametrize("mode", ["post", "pre"])
+def test_too_long_sequences_keep_a_side(mode):
+    one = [[0, 9], [9, 0]][mode == "post"]
+    found = sequence_padding([[1, 2, 3], [9]], 2, mode=mode)
+    np.testing.assert_array_equal(found, [[1, 2], one])
+    found = sequence_padding([[1, 2, 3], [9]], 2, mode=mode, truncate="pre")
+    np.testing.assert_array_equal(found, [[2, 3], one])
+    rows = [np.arange(9).reshape(3, 3)]
+    found = sequence_padding(rows, [2, 4], seq_dims=2, mode=mode, truncate="pre")
+    kept = [np.pad(row, [0, 1] if mode == "post" else [1, 0]) for row in rows[0][1:]]
+    np.testing.assert_array_equal(found, [kept])
 
 
 def test_sequence_padding_errors(capsys):
     with pytest.raises(ValueError, match="'post' or 'pre', got 'left'"):
         sequence_padding([[1]], mode="left")
+    with pytest.raises(ValueError, match="truncate: expected 'post' or 'pre', got 'left'"):
+        sequence_padding([[1]], truncate="left")
     with pytest.raises(ValueError, match="2 axes"):
         sequence_padding([[[1]]], seq_dims=2, length=[1, 2, 3])
     assert sequence_padding([]).shape == (0, 0)
