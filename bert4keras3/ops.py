@@ -11,8 +11,12 @@ from bert4keras3._environment import select_backend
 select_backend()
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 from keras import ops as _keras_ops  # noqa: E402
 from keras.ops import *  # noqa: E402, F403
+from keras.src.backend.common.symbolic_scope import (  # noqa: E402
+    in_symbolic_scope as _in_symbolic_scope,
+)
 
 
 def lowest(dtype):
@@ -25,6 +29,20 @@ def lowest(dtype):
         dtype: a float dtype name, e.g. `'bfloat16'`.
     """
     return {"float16": -3e4}.get(keras.backend.standardize_dtype(dtype), -1e30)
+
+
+def has_values(x):
+    """Whether a tensor's numbers can be read now: not within a program being compiled."""
+    if isinstance(x, keras.KerasTensor) or _in_symbolic_scope():
+        return False  # Keras may ask for shapes with numbers it made up
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    if backend == "torch":
+        return getattr(getattr(x, "device", None), "type", None) != "meta"
+    return hasattr(x, "numpy") or isinstance(x, np.ndarray)
 
 
 _mode = threading.local()

@@ -17,6 +17,18 @@ SIGNATURES = {
     tokenizers.save_vocab: "dict_path token_dict encoding",
     snippets.sequence_padding: "inputs length value seq_dims mode show_tqdm",
     snippets.DataGenerator: "data batch_size buffer_size",
+    snippets.DataGenerator.to_dataset: "types shapes names padded_batch",
+    snippets.ViterbiDecoder: "trans starts ends",
+    snippets.open: "name mode encoding errors indexable",
+    snippets.parallel_apply: (
+        "func iterable workers max_queue_size callback dummy random_seeds unordered"
+    ),
+    snippets.parallel_apply_generator: ("func iterable workers max_queue_size dummy random_seeds"),
+    snippets.text_segmentate: "text maxlen seps strips",
+    snippets.truncate_sequences: "maxlen indices",
+    snippets.orthogonally_resize: "a new_shape window",
+    snippets.WebServing: "host port server",
+    snippets.WebServing.route: "path func arguments method",
     layers.ScaleOffset: "scale offset conditional hidden_units hidden_activation",
     layers.LayerNormalization: "zero_mean unit_variance epsilon",
     layers.RMSNormalization: "epsilon",
@@ -41,6 +53,11 @@ SIGNATURES = {
         "max_wavelength scaling_factor"
     ),
     layers.MultiHeadAttention.call: "inputs mask a_bias p_bias use_cache is_cache_update_index",
+    layers.GlobalPointer: "heads head_size RoPE use_bias tril_mask kernel_initializer",
+    layers.EfficientGlobalPointer: ("heads head_size RoPE use_bias tril_mask kernel_initializer"),
+    layers.ConditionalRandomField: "lr_multiplier",
+    layers.MaximumEntropyMarkovModel: "lr_multiplier hidden_dim",
+    layers.BatchSplit: "parts",
     layers.Loss: "output_axis",
     backend.flatten: "tensor start end",
     backend.sequence_masking: "x mask value axis bias return_mask",
@@ -137,10 +154,32 @@ def test_data_generator_example():
     output = keras.layers.Dense(2, activation="softmax")(bert.model.output)
     model = keras.Model(bert.model.input, output)
     model.compile("adam", "sparse_categorical_crossentropy")
-    # TensorFlow takes the lengths of two equal batches for those of all: this order has none.
-    np.random.seed(1)
     history = model.fit(generator.forfit(), steps_per_epoch=len(generator), epochs=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+    found = model.predict(generator.fortest(), steps=len(generator), verbose=0)
+    assert found.shape == (len(datas), 2)
+
+
+def test_global_pointer_and_its_loss():
+    """The chapters on GlobalPointer and the multi-label losses, as GPLinker uses them."""
+    from bert4keras3.layers.GP import EfficientGlobalPointer
+
+    inputs = keras.Input((None, 8))
+    scores = EfficientGlobalPointer(heads=2, head_size=4)(inputs)
+    model = keras.Model(inputs, scores)
+
+    def crossentropy(y_true, y_pred):
+        rows, heads, length, _ = keras.ops.shape(y_pred)
+        y_true = y_true[..., 0] * length + y_true[..., 1]
+        y_pred = keras.ops.reshape(y_pred, (rows, heads, length * length))
+        loss = backend.sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=True)
+        return keras.ops.mean(keras.ops.sum(loss, axis=1))
+
+    model.compile("adam", crossentropy)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    spans = snippets.sequence_padding([[[[1, 2]], [[0, 0]]], [[[3, 3]], [[2, 4]]]], seq_dims=3)
+    history = model.fit(x, spans, epochs=4, verbose=0).history["loss"]
+    assert np.isfinite(history).all() and history[-1] < history[0]
 
 
 def test_gemma_style_alias_of_feed_forward():

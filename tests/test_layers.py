@@ -11,6 +11,8 @@ from bert4keras3 import backend, ops
 from bert4keras3.layers import (
     Add,
     AttentionBias,
+    BatchConcat,
+    BatchSplit,
     CausalMask,
     Concatenate1D,
     DebertaRelativeEmbedding,
@@ -347,6 +349,34 @@ def test_loss_layer_trains_a_model_without_a_loss():
     assert len(Difference([1, 0])([tensor(data[1]), tensor(data[1])])) == 2
     with pytest.raises(TypeError, match="does not define compute_loss"):
         Loss()(tensor(data[0]))
+
+
+@pytest.mark.parametrize("parts", [3, [1, 2], [0.5, 0.25, 0.25]])
+def test_batches_are_split_and_joined(parts):
+    x, y = keras.Input((4,)), keras.Input((2,))
+    split = BatchSplit(parts)
+    pieces = split([x, y])
+    count = parts if isinstance(parts, int) else len(parts)
+    assert len(pieces) == 2 * count
+    whole = [BatchConcat()(pieces[:count]), BatchConcat()(pieces[count:])]
+    model = keras.Model([x, y], [*pieces, *whole])
+    assert model.output_shape[-1] == (None, 2)
+    arrays = [draw(8, 4), draw(8, 2)]
+    found = [numpy(z) for z in model([tensor(a) for a in arrays])]
+    shares = [1] * parts if isinstance(parts, int) else parts
+    ends = [int(8 * sum(shares[: i + 1]) / sum(shares)) for i in range(count)]
+    for piece, part in zip(found[:count], np.split(arrays[0], ends[:-1]), strict=True):
+        np.testing.assert_array_equal(piece, part)
+    np.testing.assert_array_equal(found[-2], arrays[0])
+    np.testing.assert_array_equal(found[-1], arrays[1])
+    mask = tensor(np.arange(8) % 2 == 0)
+    masks = split.compute_mask([None, None], [mask, None])
+    assert masks[count:] == [None] * count
+    joined = BatchConcat().compute_mask(None, masks[:count])
+    np.testing.assert_array_equal(numpy(joined), numpy(mask))
+    assert BatchSplit.from_config(split.get_config()).parts == parts
+    with pytest.raises(ValueError, match="parts: expected some shares, got 0"):
+        BatchSplit(0)
 
 
 def test_scale_offset_constants_and_conditions():

@@ -20,6 +20,7 @@ LAYERS = {
         "RelativePositionEmbeddingT5",
         "RotaryEmbedding",
     ],
+    "GP": ["GlobalPointer", "EfficientGlobalPointer"],
     "Attentions": ["MultiHeadAttention"],
 }
 

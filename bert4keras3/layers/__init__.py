@@ -8,6 +8,7 @@ from bert4keras3 import _aliases
 from bert4keras3.backend import K, keras, ops
 from bert4keras3.layers.attention import Gemma2Attention, MultiHeadAttention
 from bert4keras3.layers.base import Layer
+from bert4keras3.layers.batches import BatchConcat, BatchSplit
 from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.disentangled import (
     DebertaRelativeEmbedding,
@@ -17,6 +18,7 @@ from bert4keras3.layers.disentangled import (
 from bert4keras3.layers.embeddings import Embedding
 from bert4keras3.layers.feed_forward import FeedForward, GemmaFeedForward, LLamaFeedForward
 from bert4keras3.layers.gated_attention import GatedAttentionUnit
+from bert4keras3.layers.global_pointer import EfficientGlobalPointer, GlobalPointer
 from bert4keras3.layers.glue import (
     Add,
     ClearPadding,
@@ -25,6 +27,7 @@ from bert4keras3.layers.glue import (
     LastToken,
     SoftCap,
 )
+from bert4keras3.layers.labelling import ConditionalRandomField, MaximumEntropyMarkovModel
 from bert4keras3.layers.loss import Loss
 from bert4keras3.layers.masks import AttentionBias, CausalMask, SegmentMask
 from bert4keras3.layers.norms import (

@@ -72,19 +72,84 @@ class DataGenerator:
         raise NotImplementedError(f"{type(self).__name__} does not define __iter__")
 
     def forfit(self, random=True):
-        """Endless batches for `model.fit(..., steps_per_epoch=len(generator))`."""
-        while True:
-            yield from map(_tuples, self.__iter__(random))
+        """Endless batches for `model.fit(..., steps_per_epoch=len(generator))`.
+
+        Returns:
+            An iterator of batches, which `fit` takes on every backend; batches may differ
+            in length and may be lists. Several calls of `fit` go on in one stream.
+        """
+        return self._feed(self._endless(random))
 
     def fortest(self, random=False):
-        """Endless inputs alone, for `model.predict`."""
+        """Endless inputs alone, for `model.predict(..., steps=len(generator))`.
+
+        Returns:
+            An iterator of `batch[0]`, which `predict` takes, several inputs in a list too.
+        """
+        return self._feed((batch[0] for batch in self._endless(random)), inputs_only=True)
+
+    def _feed(self, batches, **options):
+        from bert4keras3.snippets.feeding import Feed  # which needs Keras
+
+        return Feed(batches, **options)
+
+    def _endless(self, random):
         while True:
+            batch = None
             for batch in self.__iter__(random):
-                yield batch[0]
+                yield batch
+            if batch is None:
+                raise ValueError(
+                    f"{type(self).__name__}: not one batch in an epoch: is the data empty, or an "
+                    "iterator, which can be read only once?"
+                )
+
+    def to_dataset(self, types, shapes, names=None, padded_batch=False):
+        """A `tf.data.Dataset` of batches, of a generator whose `__iter__` yields single samples.
+
+        Args:
+            types: dtypes, in the structure of a sample.
+            shapes: shapes of a sample's parts, in the same structure.
+            names: names of the parts, so that a sample becomes a dict of them: a string for
+                one part, a list of strings for several, or a list of such lists, one for the
+                inputs and one for the targets.
+            padded_batch: samples differ in length and are padded with zeros; None in
+                `shapes` stands for the longest.
+
+        Raises:
+            ImportError: TensorFlow is not installed.
+        """
+        import tensorflow as tf
+
+        types, shapes = _named(types, names), _named(shapes, names)
+        signature = _over(types, shapes, lambda dtype, shape: tf.TensorSpec(shape, dtype))
+
+        def samples():
+            for sample in self._endless(True):
+                yield _over(types, _named(sample, names), lambda dtype, part: part)
+
+        dataset = tf.data.Dataset.from_generator(samples, output_signature=signature)
+        if not padded_batch:
+            return dataset.batch(self.batch_size)
+        padded = _over(types, shapes, lambda dtype, shape: tf.TensorShape(shape))
+        return dataset.padded_batch(self.batch_size, padded)
 
 
-def _tuples(batch):
-    """Lists of arrays as tuples: TensorFlow takes no list for the structure of a batch."""
-    if isinstance(batch, (list, tuple)) and any(isinstance(x, (list, np.ndarray)) for x in batch):
-        return tuple(map(_tuples, batch))
-    return batch
+def _named(parts, names):
+    """Parts of a sample as dicts of their names."""
+    if names is None:
+        return parts
+    if isinstance(names, str):
+        return {names: parts}
+    if isinstance(names[0], str):
+        return dict(zip(names, parts, strict=True))
+    return tuple(_named(part, name) for part, name in zip(parts, names, strict=True))
+
+
+def _over(types, parts, function):
+    """A function of each dtype and what belongs to it, in the structure of the dtypes."""
+    if isinstance(types, dict):
+        return {key: _over(types[key], parts[key], function) for key in types}
+    if isinstance(types, (list, tuple)):
+        return tuple(_over(t, p, function) for t, p in zip(types, parts, strict=True))
+    return function(types, parts)

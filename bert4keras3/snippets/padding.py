@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def sequence_padding(inputs, length=None, value=0, seq_dims=1, mode="post", show_tqdm=False):
+def sequence_padding(
+    inputs, length=None, value=0, seq_dims=1, mode="post", show_tqdm=False, truncate="post"
+):
     """Pad (or cut) sequences to one shape.
 
     Args:
@@ -11,10 +13,10 @@ def sequence_padding(inputs, length=None, value=0, seq_dims=1, mode="post", show
         length: the target length, or a list with one an axis; the longest by default.
         value: what is filled in.
         seq_dims: number of axes that are padded.
-        mode: `'post'` pads on the right, `'pre'` on the left. What is too long
-            keeps its beginning with `'post'` and its end with `'pre'`, as the
-            end is where a left-padded sequence goes on.
+        mode: `'post'` pads on the right, `'pre'` on the left.
         show_tqdm: show a progress bar.
+        truncate: what is too long keeps its beginning with `'post'` and its end with `'pre'`,
+            whatever the mode.
 
     Returns:
         An array `(len(inputs), length, ...)`.
@@ -22,8 +24,9 @@ def sequence_padding(inputs, length=None, value=0, seq_dims=1, mode="post", show
     Raises:
         ValueError: an unknown mode, or a wrong number of lengths.
     """
-    if mode not in ("post", "pre"):
-        raise ValueError(f"sequence_padding: mode: expected 'post' or 'pre', got {mode!r}")
+    for name, side in (("mode", mode), ("truncate", truncate)):
+        if side not in ("post", "pre"):
+            raise ValueError(f"sequence_padding: {name}: expected 'post' or 'pre', got {side!r}")
     arrays = [np.asarray(x) for x in inputs]
     lengths = _lengths(arrays, length, seq_dims)
     if not arrays:
@@ -33,14 +36,15 @@ def sequence_padding(inputs, length=None, value=0, seq_dims=1, mode="post", show
     padded = np.full((len(arrays), *lengths, *rest), value, dtype=dtype)
     for row, array in zip(padded, _progress(arrays, show_tqdm), strict=True):
         sizes = [min(n, m) for n, m in zip(array.shape, lengths, strict=False)]
-        if mode == "post":
-            row[tuple(slice(0, n) for n in sizes)] = array[tuple(slice(0, n) for n in sizes)]
-        else:
-            ends = [slice(m - n, m) for n, m in zip(sizes, lengths, strict=True)]
-            row[tuple(ends)] = array[
-                tuple(slice(s - n, s) for n, s in zip(sizes, array.shape, strict=False))
-            ]
+        row[_part(sizes, lengths, mode)] = array[_part(sizes, array.shape, truncate)]
     return padded
+
+
+def _part(sizes, shape, side):
+    """So much of each axis, at its beginning ('post': the rest comes after it) or its end."""
+    if side == "post":
+        return tuple(slice(0, size) for size in sizes)
+    return tuple(slice(n - size, n) for size, n in zip(sizes, shape, strict=False))
 
 
 def _lengths(arrays, length, seq_dims):
