@@ -132,6 +132,11 @@ class RecurrentLayer(Layer):
         return ops.where(count > 0, ops.cast(x, last_x.dtype), last_x)
 
 
+def first_shape(shape):
+    """The first of several shapes, or the only one."""
+    return shape[0] if isinstance(shape[0], (list, tuple)) else shape
+
+
 def freeze(layer):
     """Train no weight of a layer but the matrices of LoRA."""
     for variable in layer.variables:

@@ -10,6 +10,7 @@ from bert4keras3.layers.recurrent import (
     RecurrentLayer,
     ScaledOrthogonal,
     constant,
+    first_shape,
     scaled,
     time_shift,
 )
@@ -120,7 +121,7 @@ class ChannelMix(RecurrentLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer or ScaledOrthogonal())
 
     def build(self, input_shape):
-        shape = input_shape[0] if isinstance(input_shape, list) else input_shape
+        shape = first_shape(input_shape)
         ramp = np.arange(self.hidden_size) / self.hidden_size
         mix = 1 - ramp ** (1 - self.layer_index / self.num_layers)
         self.time_mix_k = self.add_weight(
@@ -160,7 +161,7 @@ class ChannelMix(RecurrentLayer):
         return ops.sigmoid(self.dense_receptance(receptance)) * value
 
     def compute_output_shape(self, input_shape):
-        return input_shape[0] if isinstance(input_shape, list) else input_shape
+        return first_shape(input_shape)
 
     def compute_mask(self, inputs, mask=None):
         return mask[0] if isinstance(mask, list) else mask
@@ -243,7 +244,7 @@ class TimeMix(RecurrentLayer):
     # ------------------------------------------------------------------ weights
 
     def build(self, input_shape):
-        shape = input_shape[0] if isinstance(input_shape, list) else input_shape
+        shape = first_shape(input_shape)
         mixes, decay, bonus = self._initial_vectors()
         size = self.hidden_size
         self.time_mix_x = self.add_weight(

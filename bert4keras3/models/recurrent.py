@@ -5,7 +5,7 @@ from bert4keras3.layers import Dense, Embedding, Input, RecurrentLayer, ScaledOr
 from bert4keras3.models.decoding import as_list
 from bert4keras3.models.transformer import PRE, Transformer
 from bert4keras3.ops import keras, stack
-from bert4keras3.weights import open_source
+from bert4keras3.weights import CheckpointError, open_source
 
 
 class RecurrentModel(Transformer):
@@ -186,6 +186,11 @@ class RecurrentModel(Transformer):
         """The sizes of a model, from its official `.pth` file, which has no configuration."""
         with open_source(checkpoint_path) as source:
             shapes = {name: source.shape(name) for name in source}
+        needed = ("emb.weight", "blocks.0.ffn.key.weight")
+        if any(name not in shapes for name in needed):
+            raise CheckpointError(
+                f"no official RWKV file: it lacks one of {needed}", checkpoint_path
+            )
         blocks = [int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")]
         vocab_size, hidden_size = shapes["emb.weight"]
         return {
