@@ -285,6 +285,17 @@ def test_training_and_files(kind, tmp_path):
     np.testing.assert_array_equal(numpy(loaded.get_layer("chain").trans), trained)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), found)
 
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    chain = loaded.get_layer("chain")
+    assert chain is not layer and loaded.loss.layer is chain
+    np.testing.assert_array_equal(numpy(chain.trans), trained)
+    evaluated = [m.evaluate(x, y, verbose=0, return_dict=True) for m in (model, loaded)]
+    assert evaluated[0] == pytest.approx(evaluated[1])
+    loaded.fit(x, y, verbose=0)
+    assert not np.array_equal(numpy(chain.trans), trained)
+    np.testing.assert_array_equal(numpy(layer.trans), trained)
+
 
 def metrics_of(layer):
     """What can be a metric: on JAX, Keras shows metrics no weights."""

@@ -76,8 +76,9 @@ def scan_steps(function, state, values, counted, transitions, reverse=False):
         return ops.transpose(x, (1, 0, *range(2, len(x.shape))))
 
     steps = [by_step(values), by_step(counted)[..., None], by_step(first)[..., None]]
+    options = {"length": values.shape[1], "reverse": reverse}
     if len(transitions.shape) == 4:
-        return ops.scan(function, state, (*steps, by_step(transitions)), reverse=reverse)
+        return ops.scan(function, state, (*steps, by_step(transitions)), **options)
     return ops.scan(
-        lambda s, step: function(s, (*step, transitions)), state, tuple(steps), reverse=reverse
+        lambda s, step: function(s, (*step, transitions)), state, tuple(steps), **options
     )

@@ -6,6 +6,7 @@ from bert4keras3 import ops
 from bert4keras3.backend.labels import check_labels, masked_mean, previous_steps, spoil
 from bert4keras3.backend.viterbi import scan_steps, viterbi
 from bert4keras3.layers.base import Layer, register_layer
+from bert4keras3.layers.compiling import for_compile, remember
 from bert4keras3.ops import keras
 from bert4keras3.snippets.viterbi import label_penalties
 
@@ -35,6 +36,9 @@ class LabelChain(Layer):
         super().__init__(**kwargs)
         if not lr_multiplier > 0:
             raise ValueError(f"layer {self.name!r}: lr_multiplier: {lr_multiplier} is not positive")
+        remember(self)
+        # XLA cannot differentiate TensorFlow's loop over the steps.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
         self.lr_multiplier = lr_multiplier
         # Lists, as a configuration is JSON.
         self.starts = None if starts is None else list(map(int, starts))
@@ -89,6 +93,7 @@ class LabelChain(Layer):
         starts, ends, transitions = (ops.convert_to_tensor(r, dtype=scores.dtype) for r in rules)
         return self.best_path(scores, counted, starts, ends, transitions)
 
+    @for_compile
     def sparse_loss(self, y_true, y_pred):
         """The loss, given labels.
 
@@ -104,17 +109,20 @@ class LabelChain(Layer):
         targets, fine = self._one_hot(y_true, scores, counted)
         return spoil(self.chain_loss(targets, scores, counted), fine)
 
+    @for_compile
     def dense_loss(self, y_true, y_pred):
         """The loss, given distributions over labels: float `(batch, length, labels)`."""
         scores, counted = self._counted(y_pred)
         return self.chain_loss(self._dense(y_true, scores, counted), scores, counted)
 
+    @for_compile
     def sparse_accuracy(self, y_true, y_pred):
         """The share of steps whose best label is right; `y_true` as for `sparse_loss`."""
         scores, counted = self._counted(y_pred)
         targets, _ = self._one_hot(y_true, scores, counted)
         return self.chain_accuracy(targets, scores, counted)
 
+    @for_compile
     def dense_accuracy(self, y_true, y_pred):
         """The share of steps whose best label is right; `y_true` as for `dense_loss`."""
         scores, counted = self._counted(y_pred)
