@@ -195,11 +195,11 @@ def compare(name, ours, theirs, rows, turns, part, count=LONGEST):
     times = {ours: [], theirs: []}
     counts = {"decode": (count, 1), "prefill": (1,), "whole": (count,)}[part]
     for library in times:
-        for count in counts:
-            library.generate(rows, count)  # compiles
+        for number in counts:
+            library.generate(rows, number)  # compiles
     for _ in range(turns):
         for library, found in times.items():
-            spent = [seconds(library.generate, rows, count) for count in counts]
+            spent = [seconds(library.generate, rows, number) for number in counts]
             found.append(spent[0] - spent[1] if part == "decode" else spent[0])
     mine, peer = (statistics.median(found) for found in times.values())
     tokens = len(rows) * (count - 1)

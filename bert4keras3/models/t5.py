@@ -119,10 +119,15 @@ class T5(T5_Base):
 
     def initial_states(self, batch, slots, inputs=None, source=None):
         texts = [source[tensor.name] for tensor in self.source_inputs]
-        context = self._encoder.encode(texts, source["lengths"])
+        states = ops.by_rows(self._read, (texts, source["lengths"]), texts[0].shape[1])
+        return self._decoder.with_source(states, batch, slots, inputs)
+
+    def _read(self, source):
+        """What the decoder remembers of sources `(texts, lengths)`."""
+        texts, lengths = source
+        context = self._encoder.encode(texts, lengths)
         places = ops.arange(context.shape[1], dtype="int32")[None]
-        visible = places < source["lengths"][:, None]
-        return self._decoder.states_with_context(context, visible, batch, slots, inputs)
+        return self._decoder.source_states(context, places < lengths[:, None])
 
     def grow_states(self, states, slots):
         return self._decoder.grow_states(states, slots)

@@ -348,16 +348,18 @@ class T5_Decoder(LM_Mask, T5_Base):
     def initial_states(self, batch, slots, inputs=None, source=None):
         context = source[self.source_inputs[0].name]
         visible = ops.any(ops.not_equal(context, 0), axis=-1)
-        return self.states_with_context(context, visible, batch, slots, inputs)
+        return self.with_source(self.source_states(context, visible), batch, slots, inputs)
 
-    def states_with_context(self, context, visible, batch, slots, inputs=None):
-        """`initial_states` for an encoder's output; `visible` `(batch, m)` is False for padding."""
-        inputs = None if inputs is None else [context, *as_list(inputs)]
-        states = super().initial_states(batch, slots, inputs)
-        for key, layer in self._stateful_calls.items():
-            if _is_cross(layer):
-                states[key] = layer.project_memory(context, visible)
-        return {**states, CONTEXT: context}
+    def source_states(self, context, visible):
+        """What stays in memory of an encoder's output; `visible` `(batch, m)`: no padding."""
+        cross = {key: x for key, x in self._stateful_calls.items() if _is_cross(x)}
+        memory = {key: layer.project_memory(context, visible) for key, layer in cross.items()}
+        return {**memory, CONTEXT: context}
+
+    def with_source(self, states, batch, slots, inputs=None):
+        """`initial_states` with `source_states` among them."""
+        inputs = None if inputs is None else [states[CONTEXT], *as_list(inputs)]
+        return {**super().initial_states(batch, slots, inputs), **states}
 
     def step(self, inputs, positions, lengths, states, slots, last=False):
         context = states[CONTEXT]
