@@ -1,6 +1,8 @@
 """Random models in RWKV's official form, and the packages that run them."""
 
+import contextlib
 import importlib.util
+import io
 import sys
 
 import numpy as np
@@ -54,15 +56,8 @@ def save(path, tensors):
     torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, path)
 
 
-def peer_logits(path, ids, version, monkeypatch):
-    """Logits `(length, vocab)` and the state of the package `rwkv`, torch on the CPU."""
-    model = load_peer(path, version, monkeypatch)
-    logits, state = model.forward(list(ids), None, full_output=True)
-    return logits.float().numpy(), [x.float().numpy() for x in state]
-
-
 def load_peer(path, version, monkeypatch):
-    """A model of the package `rwkv`: what it runs hangs on variables at its import."""
+    """A model of the package `rwkv`, float32; what it runs hangs on variables at its import."""
     for name, value in (("JIT_ON", 0), ("CUDA_ON", 0), ("V7_ON", int(version == 7))):
         monkeypatch.setenv(f"RWKV_{name}", str(value))
     found = importlib.util.find_spec("rwkv.model")
@@ -70,4 +65,5 @@ def load_peer(path, version, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.RWKV(model=str(path).removesuffix(".pth"), strategy="cpu fp32")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return module.RWKV(model=str(path).removesuffix(".pth"), strategy="cpu fp32")

@@ -5,7 +5,7 @@ import numpy as np
 import official_rwkv
 import pytest
 import tiny
-from tiny import assert_close, build, draw, inputs_for, numpy, predict, tensor
+from tiny import assert_close, draw, inputs_for, numpy, predict, tensor
 
 from bert4keras3.generation.conversation import Conversation
 from bert4keras3.layers import ChannelMix, TimeMix, TimeShift
@@ -28,6 +28,18 @@ def official(request, tmp_path):
 
 each_official = pytest.mark.parametrize("official", FAMILIES, indirect=True)
 each_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def build(name, **kwargs):
+    """A tiny model that does not say the same token all the time."""
+    transformer = tiny.build(name, **kwargs)
+    for layer in transformer.model.layers:
+        if isinstance(layer, keras.layers.LayerNormalization):
+            gamma, beta = layer.get_weights()
+            layer.set_weights([1 + gamma, beta / 9])
+    embedding = transformer.layers["Embedding-Token"]
+    embedding.set_weights([3 * embedding.get_weights()[0]])
+    return transformer
 
 
 def load(name, path, **kwargs):
@@ -86,14 +98,12 @@ def test_export_of_official_files(official, tmp_path):
     for key, array in tensors.items():
         np.testing.assert_allclose(found[key].numpy(), array, atol=1e-6)
     transformer.save_weights_as_pth(tmp_path / "half.pth", dtype="bfloat16")
-    assert (
-        torch.load(tmp_path / "half.pth", weights_only=True)["emb.weight"].dtype is torch.bfloat16
-    )
+    found = torch.load(tmp_path / "half.pth", weights_only=True)
+    assert found["emb.weight"].dtype is torch.bfloat16
     other = load(name, tmp_path / "half.pth", keep_tokens=[0, 3, 5, 7])
     assert other.vocab_size == 4
-    assert_close(
-        other.layers["RWKV-LM"].get_weights()[0].T, tensors["head.weight"][[0, 3, 5, 7]], 1e-2
-    )
+    head = other.layers["RWKV-LM"].get_weights()[0].T
+    assert_close(head, tensors["head.weight"][[0, 3, 5, 7]], 1e-2)
 
 
 IDS = np.arange(1, 13, dtype="int32")[None]
@@ -198,6 +208,7 @@ def test_a_text_goes_on_from_a_state(name, tmp_path):
     (ids,) = inputs_for(transformer, length=12)
     ids = ids.tolist()
     expected = transformer.generate(ids, 6)
+    assert len({token for row in expected for token in row}) > 4
     states = transformer.read([row[:n] for row, n in zip(ids, (4, 1, 11), strict=True)])
     rests = [row[n:] for row, n in zip(ids, (4, 1, 11), strict=True)]
     assert transformer.generate(rests, 6, states=states) == expected
@@ -287,13 +298,21 @@ def test_chunks_make_a_single_run(name):
 def test_a_row_that_ended_keeps_its_memory(name):
     """While others run on, its state stays that before its end token."""
     transformer = build(name)
+    starts = [[i, i + 1] for i in range(3, 13)]
+    free = transformer.generate(starts, 10)
+    # A token that only the first of two rows meets, and not at its end.
+    a, b, end = next(
+        (a, b, token)
+        for a in range(10)
+        for b in range(10)
+        for token in free[a][:6]
+        if token not in free[b]
+    )
     prompts = np.zeros((2, 12), "int32")
-    prompts[:, :2] = [[5, 6], [7, 8]]
-    free = transformer.generate([[5, 6], [7, 8]], 10)
-    end = next(t for t in free[0] if t not in free[1] and free[0].index(t) < 9)
+    prompts[:, :2] = starts[a], starts[b]
     model = transformer.build_cache_model([12], end, output_state=True)
     ids, states, last = model.predict(prompts, verbose=0)
-    text = [5, 6, *free[0][: free[0].index(end)]]
+    text = [*starts[a], *free[a][: free[a].index(end)]]
     read = transformer.read(text)
     for i in range(transformer.num_hidden_layers):
         assert_close(states[0, i], read[f"RWKV-{i}-TimeMix"]["wkv"][0])
@@ -398,17 +417,18 @@ def test_official_tuned_states(official, tmp_path):
 
 @each_family
 @pytest.mark.slow
+@pytest.mark.once
 def test_learns_from_scratch(name):
     """The initial weights suit training: a text of period 5 is learnt by heart."""
     keras.utils.set_random_seed(0)
     arguments = {**tiny.SIZES, **tiny.ALL[name], "hidden_size": 32, "return_keras_model": False}
     transformer = build_transformer_model(**arguments)
     rng = np.random.default_rng(0)
-    ids = np.array([np.tile(rng.permutation(40)[:5] + 5, 7) for _ in range(64)], "int32")
+    ids = np.array([np.tile(rng.permutation(40)[:5] + 5, 3) for _ in range(64)], "int32")
     transformer.model.compile(keras.optimizers.Adam(1e-2), LOSS)
     assert abs(transformer.model.evaluate(ids, ids, verbose=0) - np.log(50)) < 0.7
-    history = transformer.model.fit(ids[:, :-1], ids[:, 1:], epochs=30, batch_size=32, verbose=0)
-    assert history.history["loss"][-1] < 1.5
+    history = transformer.model.fit(ids[:, :-1], ids[:, 1:], epochs=30, batch_size=64, verbose=0)
+    assert history.history["loss"][-1] < 1
 
 
 def test_head_counts():

@@ -186,11 +186,9 @@ class RecurrentModel(Transformer):
         """The sizes of a model, from its official `.pth` file, which has no configuration."""
         with open_source(checkpoint_path) as source:
             shapes = {name: source.shape(name) for name in source}
-        needed = ("emb.weight", "blocks.0.ffn.key.weight")
-        if any(name not in shapes for name in needed):
-            raise CheckpointError(
-                f"no official RWKV file: it lacks one of {needed}", checkpoint_path
-            )
+        for name in ("emb.weight", "blocks.0.ffn.key.weight"):
+            if name not in shapes:
+                raise CheckpointError("this is no official RWKV file", checkpoint_path, name)
         blocks = [int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")]
         vocab_size, hidden_size = shapes["emb.weight"]
         return {

@@ -73,7 +73,7 @@ class RWKV6(RecurrentModel):
             inputs,
             TimeMix,
             arguments,
-            rwkv_kernel=RWKVKernelOperator(self.attention_head_size, self.sequence_length),
+            rwkv_kernel=RWKVKernelOperator(self.attention_head_size),
             hidden_size=self.hidden_size,
             decomposer_size=self.decomposer_size,
             head_size=self.attention_head_size,

@@ -108,9 +108,8 @@ def _collect(layer, path, owner, paths, seen):
         return
     seen.add(id(layer))
     children = list(_children(layer))
-    inner = {id(v) for _, child in children for v in child.weights}
-    own = [v for v in layer.weights if id(v) not in inner]
-    own.sort(key=lambda v: not v.trainable)
+    # As they were made: freezing one does not move it.
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
     for n, variable in enumerate(own):
         paths[f"{path}/vars/{n}"] = (owner, variable)
     for attribute, child in children:

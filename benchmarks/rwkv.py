@@ -1,0 +1,219 @@
+"""RWKV6: the operator in chunks against a plain loop, and decoding against the package `rwkv`.
+
+    python benchmarks/rwkv.py                 # all parts, a few minutes
+    python benchmarks/rwkv.py operator        # against a loop of `ops.scan`
+    python benchmarks/rwkv.py length          # time and memory a token from 512 to 8192 tokens
+    python benchmarks/rwkv.py decode          # at the shape of a 0.4B model
+
+Ours runs on KERAS_BACKEND (jax by default), the package on torch; both in one process, one after
+the other. `pip install --no-deps rwkv` brings the package.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from official_rwkv import load_peer, rwkv6_tensors, save
+
+from bert4keras3.layers.wkv6 import decay_of, wkv6
+from bert4keras3.models import build_transformer_model
+
+ROWS, WIDTH, HEAD = 4, 512, 64
+SIZES = {"vocab": 65536, "hidden": 1024, "layers": 24, "head_size": 64, "rank": 32}
+SIZES |= {"decay_rank": 64, "inner": 3584}
+TOKENS = 32
+
+
+def scan_loop(r, k, v, w, u, state):
+    """What the operator replaces: token by token, as `keras.ops.scan` has it."""
+    from keras import ops
+
+    def step(state, token):
+        r, k, v, decay = token
+        outer = k[..., :, None] * v[..., None, :]
+        y = ops.sum(r[..., None] * (state + u[..., None] * outer), axis=-2)
+        return decay[..., None] * state + outer, y
+
+    tokens = [ops.swapaxes(x, 0, 1) for x in (r, k, v, decay_of(w))]
+    state, y = ops.scan(step, state, tokens)
+    return ops.swapaxes(y, 0, 1), state
+
+
+def draw_inputs(length, rows=ROWS):
+    rng = np.random.default_rng(0)
+    heads = WIDTH // HEAD
+    shape = (rows, length, heads, HEAD)
+    r, k, v = (rng.normal(size=shape) for _ in range(3))
+    inputs = [r, k, v, rng.normal(size=shape) - 2]
+    inputs += [rng.normal(size=(heads, HEAD)), rng.normal(size=(rows, heads, HEAD, HEAD))]
+    return [x.astype("float32") for x in inputs]
+
+
+def programs(operator, inputs):
+    """The operator and its gradients, compiled where the backend compiles."""
+    from keras import ops
+
+    def loss(*tensors):
+        y, state = operator(*tensors)
+        return ops.sum(ops.square(y)) + ops.sum(ops.square(state))
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        forward = jax.jit(operator)
+        both = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs)))))
+        tensors = [jax.numpy.asarray(x) for x in inputs]
+        return [lambda f=f: jax.block_until_ready(f(*tensors)) for f in (forward, both)]
+    if backend == "torch":
+        import torch
+
+        def both():
+            tensors = [torch.tensor(x, requires_grad=True) for x in inputs]
+            loss(*tensors).backward()
+
+        def forward():
+            with torch.no_grad():
+                operator(*map(torch.tensor, inputs))
+
+        return [forward, both]
+    import tensorflow as tf
+
+    tensors = [tf.constant(x) for x in inputs]
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = loss(*tensors)
+        return tape.gradient(value, tensors)
+
+    forward = tf.function(lambda: operator(*tensors))
+    return [forward, gradients]
+
+
+def median_time(run, times=5):
+    run()
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return float(np.median(found))
+
+
+def compare_operators(length=512):
+    inputs = draw_inputs(length)
+    ours, plain = programs(wkv6, inputs), programs(scan_loop, inputs)
+    print(f"operator, {ROWS} x {length} x {WIDTH}, {keras.backend.backend()}")
+    for name, a, b in zip(("forward", "forward and backward"), ours, plain, strict=True):
+        # In turns: the machine drifts.
+        pairs = [(median_time(a, 1), median_time(b, 1)) for _ in range(5)]
+        a, b = np.median(pairs, axis=0)
+        ratio = np.median([y / x for x, y in pairs])
+        print(f"  {name:22} {1e3 * a:8.1f} ms   loop {1e3 * b:8.1f} ms   ratio {ratio:.1f}")
+
+
+def compare_lengths():
+    """Each length in a process of its own: the peak of its memory is the process's."""
+    print("forward and backward, one row")
+    for length in (512, 2048, 8192):
+        command = [sys.executable, __file__, "one-length", "--length", str(length)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print("  " + found.strip())
+
+
+def measure_length(length):
+    inputs = draw_inputs(length, rows=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = median_time(programs(wkv6, inputs)[1], 3)
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{length:5} tokens: {1e6 * seconds / length:6.1f} us a token, {more / length:6.1f} KiB")
+
+
+class Environment:
+    """What `load_peer` sets the package's variables with."""
+
+    def setenv(self, name, value):
+        # Its own compiler is on, as by default.
+        os.environ[name] = "1" if name == "RWKV_JIT_ON" else str(value)
+
+
+def read_bandwidth():
+    """Bytes a second of a sum over an array, the best of several runs."""
+    array = np.ones(1 << 27, "float32")
+    return array.nbytes / min(_timed(lambda: array.sum()) for _ in range(5))
+
+
+def _timed(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare_decoding():
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.pth"
+        save(path, rwkv6_tensors(**SIZES))
+        ours = build_transformer_model(
+            checkpoint_path=path, model="rwkv6", with_lm="linear", return_keras_model=False
+        )
+        peer = load_peer(path, 6, Environment())
+    prompt = [5, 6, 7, 8]
+
+    def our_rate():
+        ours.generate(prompt, 2)
+        first, whole = _timed(lambda: ours.generate(prompt, 2)), 0.0
+        whole = _timed(lambda: ours.generate(prompt, 2 + TOKENS))
+        return TOKENS / (whole - first)
+
+    def peer_rate():
+        logits, state = peer.forward(prompt, None)
+
+        def run():
+            nonlocal logits, state
+            for _ in range(TOKENS):
+                logits, state = peer.forward([int(torch.argmax(logits))], state)
+
+        return TOKENS / _timed(run)
+
+    ours.generate(prompt, 2 + TOKENS)
+    peer_rate()
+    pairs = [(our_rate(), peer_rate()) for _ in range(3)]
+    a, b = np.median(pairs, axis=0)
+    ratio = np.median([x / y for x, y in pairs])
+    # Every weight but the token table is read once a token.
+    read = 4 * (ours.model.count_params() - SIZES["vocab"] * SIZES["hidden"])
+    print(f"decoding, batch 1, float32, {ours.model.count_params() / 1e6:.0f} million weights")
+    print(f"  {a:.1f} tokens a second, rwkv {b:.1f}, ratio {ratio:.2f}")
+    print(f"  {a * read / read_bandwidth():.2f} of the bandwidth of a sum in numpy")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = {"operator": compare_operators, "length": compare_lengths, "decode": compare_decoding}
+    parser.add_argument("part", nargs="?", choices=[*parts, "one-length"])
+    parser.add_argument("--length", type=int, default=512)
+    arguments = parser.parse_args()
+    if arguments.part == "one-length":
+        return measure_length(arguments.length)
+    for name, run in parts.items():
+        if arguments.part in (None, name):
+            run()
+
+
+if __name__ == "__main__":
+    main()
