@@ -1,6 +1,6 @@
 """Fine-tune a small T5 from text to text: a line of a poem in, the line after it out.
 
-    python examples/train_next_line.py                       # a T5 made for it, 6 minutes
+    python examples/train_next_line.py                       # a small T5 made for it
     python examples/train_next_line.py --model FOLDER        # any T5 in Hugging Face form
     python examples/train_next_line.py --smoke               # a few lines, to see it run
 

@@ -1,8 +1,8 @@
 """T5: halves, options, files, documented uses.  KERAS_BACKEND=jax pytest tests/test_t5.py"""
 
+import importlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import sentencepiece
 import tiny
 from tiny import SIZES, assert_close, build, predict, randomize
 
+from bert4keras3 import ops
 from bert4keras3.cli import main
 from bert4keras3.generation import AutoRegressiveDecoder, Conversation, TextGenerator
 from bert4keras3.layers import Lambda
@@ -318,18 +319,27 @@ def test_samples_and_log_probs(t5):
     assert_close(np.array(log_probs), np.log(chosen), 1e-4)
 
 
+@pytest.mark.slow
+def test_sources_are_encoded_some_rows_at_a_time(monkeypatch):
+    """As `ops.by_rows` does with long ones on JAX's CPU backend."""
+    sources = [[7, 8, 9, 10], [11, 12], [30] * 20, [5]]
+    expected = build("t5").generate(sources, 4)
+    monkeypatch.setattr(ops, "TOKENS_AT_ONCE", 64)
+    assert build("t5").generate(sources, 4) == expected
+
+
 class Gated(T5_Decoder):
     """A subclass that uses the encoder's context in a way of its own and knows no caches."""
 
     def apply_main_layers(self, inputs, index):
         context, x = super().apply_main_layers(inputs, index)
-        mean = self.apply(
+        most = self.apply(
             context,
             Lambda,
             function=lambda c: keras.ops.max(c, axis=1, keepdims=True),
             name=f"Max-{index}",
         )
-        return [context, self.apply([x, mean], keras.layers.Add, name=f"Gated-{index}")]
+        return [context, self.apply([x, most], keras.layers.Add, name=f"Gated-{index}")]
 
 
 class GatedT5(T5):
@@ -453,14 +463,18 @@ def test_text_to_text(folder, capfdbinary):
 
 @pytest.mark.once
 @pytest.mark.slow
-def test_example_runs(tmp_path):
-    script = Path(__file__).resolve().parents[1] / "examples" / "train_next_line.py"
-    if not script.is_file():
+def test_example_runs(tmp_path, monkeypatch, capsys):
+    """From nothing, and from the folder that came of it."""
+    folder = Path(__file__).resolve().parents[1] / "examples"
+    if not folder.is_dir():
         pytest.skip("no examples beside the tests")
-    first = [sys.executable, str(script), "--smoke", "--output", str(tmp_path / "new")]
-    for command in (first, [*first[:-1], str(tmp_path / "next"), "--model", first[-1]]):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert "lines followed by the next one" in done.stdout
+    monkeypatch.syspath_prepend(folder)
+    script = importlib.import_module("train_next_line")
+    new, following = ["--output", str(tmp_path / "new")], ["--output", str(tmp_path / "next")]
+    for arguments in (new, [*following, "--model", new[1]]):
+        monkeypatch.setattr(sys, "argv", ["train_next_line.py", "--smoke", *arguments])
+        script.main()
+        assert "lines followed by the next one" in capsys.readouterr().out
     assert isinstance(TextGenerator(tmp_path / "next").generate("床前", 4), str)
 
 
