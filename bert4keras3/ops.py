@@ -167,6 +167,9 @@ def recur(step, state, xs, remat=False):
     Returns:
         The last state, and the ys `(steps, ...)`, of the state's dtype.
     """
+    if xs[0].shape[0] == 1:
+        state, y = step(state, [x[0] for x in xs])
+        return state, y[None]
     step = keras.remat(step) if remat and _is_differentiated() else step
     if keras.backend.backend() != "tensorflow":
         return _keras_ops.scan(step, state, xs)

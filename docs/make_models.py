@@ -23,8 +23,9 @@ TINY = {
     "intermediate_size": 8,
     "hidden_act": "gelu",
     "max_position": 8,
-    "bucket_size": 4,
 }
+# Arguments of single families.
+OPTIONS = {"bucket_size": 4, "decomposer_size": 4}
 HEADER = """# Models
 
 <!-- Written by docs/make_models.py from the registry and docs/checkpoints.csv. -->
@@ -53,7 +54,7 @@ def families():
         classes.setdefault(cls, []).append(key)
     for cls, keys in sorted(classes.items(), key=lambda item: item[1]):
         needed = inspect.signature(cls.__init__).parameters
-        sizes = {k: v for k, v in TINY.items() if k != "bucket_size" or k in needed}
+        sizes = {**TINY, **{k: v for k, v in OPTIONS.items() if k in needed}}
         model = build_transformer_model(**sizes, model=keys[0], return_keras_model=False)
         types = sorted(name for name, key in HUGGING_FACE.items() if key in keys)
         yield [

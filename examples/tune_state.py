@@ -83,7 +83,8 @@ def main(arguments=None):
     keras.utils.set_random_seed(1)
     others, own = split_poems(arguments.texts, arguments.poet)
     if len(own) < 4:
-        raise SystemExit(f"{arguments.texts} has {len(own)} poems of {arguments.poet}: 4 are needed")
+        found = f"{len(own)} poems of {arguments.poet}"
+        raise SystemExit(f"{arguments.texts} has {found}: 4 are needed")
     sizes, epochs, tuning_epochs = SIZES, arguments.epochs, arguments.tuning_epochs
     if arguments.smoke:
         sizes = {**SIZES, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
@@ -102,13 +103,12 @@ def main(arguments=None):
 
     # Every other poem of the poet is kept for the comparison.
     seen, unseen = encode(own[::2], vocabulary), encode(own[1::2], vocabulary)
-    evaluate = lambda: transformer.model.evaluate(unseen[:, :-1], unseen[:, 1:], verbose=0)
-    before = evaluate()
+    before = transformer.model.evaluate(unseen[:, :-1], unseen[:, 1:], verbose=0)
     transformer.enable_state_tuning()
     tuned = transformer.model.trainable_weights
     count = sum(int(np.prod(weight.shape)) for weight in tuned)
     fit(transformer.model, seen, 0.05, tuning_epochs, batch_size=min(8, len(seen)))
-    after = evaluate()
+    after = transformer.model.evaluate(unseen[:, :-1], unseen[:, 1:], verbose=0)
     print(f"{arguments.poet}: {len(seen)} poems, {count:,} numbers of state trained")
     print(f"loss on {len(unseen)} other poems of his: {before:.3f} -> {after:.3f}")
 
@@ -120,7 +120,8 @@ def main(arguments=None):
     # The same weights, another memory.
     transformer.set_tuned_state({k: _zeros(v) for k, v in state.items()})
     prompts = [body[: body.find("，") + 1] or body[:5] for body in own[1::2][:3]]
-    texts = write(transformer, prompts * 2, characters, [None] * len(prompts) + [state] * len(prompts))
+    states = [None] * len(prompts) + [state] * len(prompts)
+    texts = write(transformer, prompts * 2, characters, states)
     for prompt, plain, styled in zip(prompts, texts, texts[len(prompts) :], strict=False):
         print(f"{prompt}\n  without: {plain}\n  with:    {styled}")
     return before, after

@@ -59,6 +59,17 @@ SIGNATURES = {
     layers.MaximumEntropyMarkovModel: "lr_multiplier hidden_dim",
     layers.BatchSplit: "parts",
     layers.Loss: "output_axis",
+    layers.DecomposerDense: "hidden_size decomposer_size use_bias name",
+    layers.TimeShift: "name",
+    layers.TimeShift.call: "inputs cache_x",
+    layers.ChannelMix: "hidden_size expand_size",
+    layers.ChannelMix.call: "inputs rnn_mode",
+    layers.TimeMix: "rwkv_kernel hidden_size decomposer_size head_size time_decay_size",
+    models.RWKV6: "decomposer_size with_lm time_decay_size",
+    models.RWKV6.enable_state_tunig: "time_shitf_tuning",
+    models.RWKV6.build_cache_model: (
+        "input_lengths end_token search_mode k progress_print index_bias input_state output_state"
+    ),
     backend.flatten: "tensor start end",
     backend.sequence_masking: "x mask value axis bias return_mask",
     backend.divisible_temporal_padding: "x n",

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from bert4keras3.layers import Loss
@@ -28,13 +29,11 @@ def files(tmp_path_factory):
     """A folder with the three files of a model."""
     folder = tmp_path_factory.mktemp("RWKV6")
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    keras.utils.set_random_seed(0)
     transformer = build_transformer_model(
         **CONFIG, model="rwkv6", with_lm="softmax", return_keras_model=False
     )
-    head = transformer.layers["RWKV-LM"]
-    head.set_weights([50 * w for w in head.get_weights()])
-    transformer.save_weights(folder / "model.weights.h5")
+    tiny.randomize(transformer.model)
+    tiny.enliven(transformer).save_weights(folder / "model.weights.h5")
     lines = [f"{i + 1} {bytes([i])!r} 1" for i in range(256)] + [r"257 '\n\n' 2", "258 '中国' 6"]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -68,7 +67,7 @@ def test_building(files, capsys):
     tokenizer = RWKV_TOKENIZER(files / "vocab.txt")
     ids = tokenizer.encode(["hello world", "我是中国人"])
     assert tokenizer.decode(ids) == ["hello world", "我是中国人"]
-    assert np.isfinite(np.array(ops.cast(rwkv(np.ones((1, maxlen), "int32")), "float32"))).all()
+    assert np.isfinite(tiny.predict(rwkv, [np.ones((1, maxlen), "int32")])[0]).all()
 
 
 class CrossEntropy(Loss):

@@ -22,6 +22,7 @@ LAYERS = {
     ],
     "GP": ["GlobalPointer", "EfficientGlobalPointer"],
     "Attentions": ["MultiHeadAttention"],
+    "Rwkv_layer": ["DecomposerDense", "TimeShift", "ChannelMix", "TimeMix"],
 }
 
 
