@@ -4,10 +4,11 @@ import numpy as np
 
 from bert4keras3 import ops
 from bert4keras3.backend.labels import check_labels, masked_mean, previous_steps, spoil
-from bert4keras3.backend.viterbi import label_penalties, scan_steps, viterbi
+from bert4keras3.backend.viterbi import scan_steps, viterbi
 from bert4keras3.layers.base import Layer, register_layer
 from bert4keras3.layers.compiling import for_compile, remember
 from bert4keras3.ops import keras
+from bert4keras3.snippets.viterbi import label_penalties
 
 
 class LabelChain(Layer):

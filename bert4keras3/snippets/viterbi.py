@@ -2,7 +2,44 @@
 
 import numpy as np
 
-from bert4keras3.backend.viterbi import label_penalties
+
+def label_penalties(labels, starts=None, ends=None, allowed=None, forbidden=-np.inf):
+    """What rules about labels add to their scores.
+
+    Args:
+        labels: number of labels.
+        starts: the labels a sequence may start with; None for all.
+        ends: the labels it may end with; None for all.
+        allowed: bool `(labels, labels)`, whether label j may follow label i at [i, j];
+            None for all.
+        forbidden: what a forbidden label gets.
+
+    Returns:
+        Arrays `(labels,)`, `(labels,)` and `(labels, labels)`: 0, or `forbidden`.
+
+    Raises:
+        ValueError: a label out of range, or a matrix of another shape.
+    """
+
+    def of_labels(name, chosen):
+        if chosen is None:
+            return np.zeros(labels)
+        chosen = np.asarray(list(chosen), dtype=int)
+        if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= labels:
+            raise ValueError(
+                f"{name}: expected labels from 0 to {labels - 1}, got {chosen.tolist()}"
+            )
+        penalty = np.full(labels, forbidden)
+        penalty[chosen] = 0
+        return penalty
+
+    transition = np.zeros((labels, labels))
+    if allowed is not None:
+        allowed = np.asarray(allowed, dtype=bool)
+        if allowed.shape != transition.shape:
+            raise ValueError(f"allowed: expected the shape {transition.shape}, got {allowed.shape}")
+        transition[~allowed] = forbidden
+    return of_labels("starts", starts), of_labels("ends", ends), transition
 
 
 def tag_rules(names):
