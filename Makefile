@@ -1,5 +1,6 @@
 # make demo        run the main job on real input
-# make test        the whole suite on jax, tensorflow and torch in turn
+# make test        the suite on jax, tensorflow and torch in turn
+# make test-whole  the same, with every family's invariants on TensorFlow too
 # make test-quick  the quick tier on one backend (BACKEND=jax)
 # make lint        ruff, as the pre-commit hooks run it
 # make bench       all benchmarks
@@ -11,7 +12,7 @@ BACKEND ?= jax
 TORCH ?= torch==2.13.0
 PIP = bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-quick lint bench clean
+.PHONY: help demo test test-whole test-quick lint bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -21,6 +22,9 @@ demo: .venv-demo/ready
 
 test: .venv-test/ready
 	.venv-test/bin/python tests/run_backends.py
+
+test-whole: .venv-test/ready
+	.venv-test/bin/python tests/run_backends.py --whole
 
 test-quick: .venv-test/ready
 	.venv-test/bin/python tests/run_backends.py --quick --backends $(BACKEND)

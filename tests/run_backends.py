@@ -2,9 +2,12 @@
 
     python tests/run_backends.py                      # all backends
     python tests/run_backends.py --quick --backends jax
+    python tests/run_backends.py --whole              # an hour and a half on two cores
     python tests/run_backends.py --backends torch -- tests/test_bert.py -x
 
-Tests marked `once` do not depend on the backend and run on the first one only.
+Tests marked `once` do not depend on the backend and run on the first one only. TensorFlow
+compiles slowest: unless it is the only backend, or with --whole, its tests of invariants keep to
+a few families (mark `further`); golden data and parity are tested for all of them everywhere.
 """
 
 import argparse
@@ -87,6 +90,7 @@ def main():
         help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)",
     )
     parser.add_argument("--quick", action="store_true", help="leave out tests marked slow")
+    parser.add_argument("--whole", action="store_true", help="leave nothing out on any backend")
     parser.add_argument("arguments", nargs="*", help="further arguments of pytest, after --")
     options = parser.parse_args()
     backends = options.backends.split(",")
@@ -97,6 +101,8 @@ def main():
     total, summaries, well = Counter(), [], True
     for position, backend in enumerate(backends):
         marks = ["not slow"] * options.quick + ["not once"] * (position > 0)
+        if backend == "tensorflow" and len(backends) > 1 and not options.whole:
+            marks.append("not further")
         print(f"=== {backend} ===", flush=True)
         start = time.monotonic()
         counts, ended_well = run(backend, marks, options.arguments)

@@ -199,8 +199,9 @@ QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta",
 
 
 def each(names):
-    """The names as test parameters; the quick tier takes one or two of them."""
-    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
+    """The names as test parameters; the quick tier, and TensorFlow, take a few of them."""
+    further = (pytest.mark.slow, pytest.mark.further)
+    return [pytest.param(n, marks=() if n in QUICK else further) for n in names]
 
 
 def build(name, **kwargs):
