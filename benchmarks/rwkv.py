@@ -26,28 +26,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from official_rwkv import load_peer, rwkv6_tensors, save
 
-from bert4keras3.layers.wkv6 import decay_of, wkv6
+from bert4keras3.layers.wkv6 import wkv6, wkv6_naive
 from bert4keras3.models import build_transformer_model
 
 ROWS, WIDTH, HEAD = 4, 512, 64
 SIZES = {"vocab": 65536, "hidden": 1024, "layers": 24, "head_size": 64, "rank": 32}
 SIZES |= {"decay_rank": 64, "inner": 3584}
 TOKENS = 32
-
-
-def scan_loop(r, k, v, w, u, state):
-    """What the operator replaces: token by token, as `keras.ops.scan` has it."""
-    from keras import ops
-
-    def step(state, token):
-        r, k, v, decay = token
-        outer = k[..., :, None] * v[..., None, :]
-        y = ops.sum(r[..., None] * (state + u[..., None] * outer), axis=-2)
-        return decay[..., None] * state + outer, y
-
-    tokens = [ops.swapaxes(x, 0, 1) for x in (r, k, v, decay_of(w))]
-    state, y = ops.scan(step, state, tokens)
-    return ops.swapaxes(y, 0, 1), state
 
 
 def draw_inputs(length, rows=ROWS):
@@ -115,7 +100,7 @@ def median_time(run, times=5):
 
 def compare_operators(length=512):
     inputs = draw_inputs(length)
-    ours, plain = programs(wkv6, inputs), programs(scan_loop, inputs)
+    ours, plain = programs(wkv6, inputs), programs(wkv6_naive, inputs)
     print(f"operator, {ROWS} x {length} x {WIDTH}, {keras.backend.backend()}")
     for name, a, b in zip(("forward", "forward and backward"), ours, plain, strict=True):
         # In turns: the machine drifts.

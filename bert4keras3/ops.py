@@ -241,12 +241,17 @@ def adopt(array):
 
         return jax.device_put(array)
     if keras.backend.backend() == "torch":
-        import torch
-
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-        return torch.from_numpy(array)
+        return as_torch(array)
     return _keras_ops.convert_to_tensor(array)
+
+
+def as_torch(array):
+    """A PyTorch tensor in the memory of a numpy array, `ml_dtypes.bfloat16` too."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def by_rows(function, arrays, length):

@@ -15,7 +15,7 @@ from bert4keras3.generation.prompts import bucket, check_generates
 from bert4keras3.generation.random import row_seeds
 from bert4keras3.generation.sampling import Greedy, Sampler
 from bert4keras3.generation.sources import takes_contexts
-from bert4keras3.generation.states import shapes, stack, unstack
+from bert4keras3.generation.states import join, shapes, stack, unstack
 from bert4keras3.ops import keras
 
 SEARCH_MODES = ("greedy", "topk", "topp")
@@ -125,7 +125,7 @@ class CacheModel(keras.Model):
         arrays = self._arrays(x)
         if arrays is None:
             batches = (batch[0] if isinstance(batch, tuple) else batch for batch in x)
-            return self._join([self.predict_on_batch(b) for b in islice(batches, steps)])
+            return join([self.predict_on_batch(b) for b in islice(batches, steps)])
         arrays = self._check(arrays)
         size = whole("batch_size", 32 if batch_size is None else batch_size, 1)
         starts = range(0, len(arrays[0]), size)
@@ -137,11 +137,7 @@ class CacheModel(keras.Model):
             results.append(found if self.output_state else found[0])
             if bar:
                 bar.add(1)
-        return self._join(results)
-
-    def _join(self, results):
-        """What several batches gave, as one."""
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
+        return join(results)
 
     def predict_on_batch(self, x):
         """`predict` of one batch."""

@@ -5,8 +5,6 @@ import numpy as np
 from bert4keras3 import ops
 from bert4keras3.generation.prompts import bucket, pack_ids, pack_segments, read_prompts
 
-CONTEXT = "Input-Context"
-
 
 def read_sources(transformer, sources):
     """Sources as lists of ids, and whether there was one that was no list of sources.
@@ -39,7 +37,7 @@ def read_sources(transformer, sources):
 
 def takes_contexts(transformer):
     """Whether a seq2seq model is a decoder alone."""
-    return transformer.source_inputs[0].name.endswith(CONTEXT)
+    return len(transformer.source_inputs[0].shape) == 3
 
 
 def read_beginnings(transformer, beginnings, count):

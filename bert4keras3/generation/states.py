@@ -73,7 +73,7 @@ def _checked(state, empty):
 
 
 def join(states):
-    """The states of several rows as one, `(batch, ...)`."""
+    """The states of several rows as one, `(batch, ...)`; or any arrays of several batches."""
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *states)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from bert4keras3 import ops
 from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Entry, Source, empty_array
@@ -98,13 +99,8 @@ def write_torch_file(path, tensors):
         message = "writing it needs PyTorch: install torch, or save a .weights.h5 file"
         raise CheckpointError(message, path) from error
 
-    def to_torch(array):
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
     with atomic_path(path) as temporary:
-        torch.save({name: to_torch(array) for name, array in tensors.items()}, temporary)
+        torch.save({name: ops.as_torch(array) for name, array in tensors.items()}, temporary)
 
 
 def _load(path, file):
