@@ -11,7 +11,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bert4keras3 import ops
 from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Entry, Source, empty_array
@@ -98,9 +97,11 @@ def write_torch_file(path, tensors):
     except ImportError as error:
         message = "writing it needs PyTorch: install torch, or save a .weights.h5 file"
         raise CheckpointError(message, path) from error
+    # Reading files imports no Keras.
+    from bert4keras3.ops import as_torch
 
     with atomic_path(path) as temporary:
-        torch.save({name: ops.as_torch(array) for name, array in tensors.items()}, temporary)
+        torch.save({name: as_torch(array) for name, array in tensors.items()}, temporary)
 
 
 def _load(path, file):
