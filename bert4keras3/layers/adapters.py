@@ -161,11 +161,11 @@ class LowRank(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """Take what a file has, and out of the kernel what it has in it; or keep everything."""
-        if "0" not in store.keys():  # noqa: SIM118 (an HDF5 entry of Keras)
+        if "0" not in store.keys():
             return
         expected = [tuple(x.shape) for x in (self.a, self.b)]
         found = [tuple(store[key].shape) for key in "01"]
-        if found != expected or ("3" in store.keys()) != self.use_dora:  # noqa: SIM118
+        if found != expected or ("3" in store.keys()) != self.use_dora:
             raise ValueError(
                 f"layer {self._owner().name!r}, adapter {self.name!r}: expected A and B of "
                 f"{expected}{' with DoRA' if self.use_dora else ''}, found {found}"

@@ -14,7 +14,6 @@ from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, r
 from bert4keras3.layers.norms import LlamaLayerNorm, RMSNormalization
 from bert4keras3.ops import keras
 
-
 QK_NORMS = {"llama": LlamaLayerNorm, "gemma": RMSNormalization}
 POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")
 
