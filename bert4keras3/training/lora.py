@@ -70,12 +70,15 @@ def enable_lora(
 
     Source: https://arxiv.org/abs/2106.09685; DoRA: https://arxiv.org/abs/2402.09353
     """
+    if rank < 1:
+        raise ValueError(f"rank: expected 1 or more, got {rank}")
     found = select_targets(model, targets)
     others = _select_layers(model, train_also)
-    options = {"alpha": alpha, "dropout": dropout, "use_dora": use_dora, "use_rslora": use_rslora}
-    drop_adapter(model, name)
     for path, layer in found.items():
-        attach(path, layer, rank, name=name, **options)
+        check_adaptable(path, layer)
+    drop_adapter(model, name)
+    for layer in found.values():
+        layer.attach(LowRank(layer, rank, alpha, dropout, use_rslora, use_dora, name))
     set_adapter(model, name, trainable=True)
     freeze_base(model, others)
     return list(found)
@@ -88,8 +91,9 @@ def follow_environment(transformer):
     """
     found = lora_targets(transformer)
     rank = transformer.attention_head_size
-    for path, layer in found.items():
-        attach(path, layer, 2 * rank if isinstance(layer, keras.layers.Embedding) else rank)
+    for layer in found.values():
+        is_table = isinstance(layer, keras.layers.Embedding)
+        layer.attach(LowRank(layer, 2 * rank if is_table else rank))
     set_adapter(transformer, "default", trainable=True)
     layers = keras_model(transformer).layers
     freeze_base(transformer, [layer for layer in layers if "norm" in layer.name.lower()])
@@ -162,10 +166,8 @@ def _select(found, wanted, argument):
     return chosen
 
 
-def attach(path, layer, rank, **options):
-    """Put a `LowRank` beside the kernel of one layer."""
-    if rank < 1:
-        raise ValueError(f"rank: expected 1 or more, got {rank}")
+def check_adaptable(path, layer):
+    """Refuse a layer that can have no low-rank matrices, or not now."""
     if layer.quantization_mode or layer.lora_enabled:
         what = "quantised" if layer.quantization_mode else "adapted by Keras' own enable_lora"
         raise ValueError(f"layer {path!r} is {what}: it can have no low-rank matrices")
@@ -174,24 +176,19 @@ def attach(path, layer, rank, **options):
             f"layer {path!r} has the adapter {layer.merged_adapter!r} merged into it: "
             "unmerge_lora or remove_lora first"
         )
-    layer.attach(LowRank(layer, rank, **options))
 
 
 def freeze_base(model, others=()):
     """Train the adapters as they are set, the layers given, tuned states, and nothing else."""
-    kept = {id(variable) for layer in others for variable in layer.trainable_variables}
-    for layer in others:
-        for variable in _parameters(layer):
-            variable.trainable = True
-            kept.add(id(variable))
+    kept = {id(variable) for layer in others for variable in _parameters(layer)}
     for variable in keras_model(model).variables:
-        if id(variable) not in kept and not variable.name.startswith(("lora_", "tuned_")):
-            variable.trainable = False
+        if not variable.name.startswith(("lora_", "tuned_")):
+            variable.trainable = id(variable) in kept
 
 
 def _parameters(layer):
     """A layer's own weights, those that were made to be trained."""
-    parts = [x for x in layer._flatten_layers() if not isinstance(x, LowRank)]
+    parts = [x for x in layer._flatten_layers() if x.trainable and not isinstance(x, LowRank)]
     return [variable for part in parts for variable in part._trainable_variables]
 
 

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+from bert4keras3.layers.adapters import LowRank
 from bert4keras3.training import peft_names
 from bert4keras3.training.lora import (
     active_lora,
     adapters_of,
-    attach,
+    check_adaptable,
     drop_adapter,
     freeze_base,
     keras_model,
@@ -71,8 +72,8 @@ def load_lora(model, path, name="default", trainable=False):
     _check(path, targets, layers, values)
     drop_adapter(model, name)
     for place, (options, arrays) in layers.items():
-        attach(place, targets[place], name=name, **options)
-        adapter = targets[place].adapter(name)
+        adapter = LowRank(targets[place], name=name, **options)
+        targets[place].attach(adapter)
         for key, value in arrays.items():
             getattr(adapter, key).assign(value)
     for variable, value in values:
@@ -99,6 +100,7 @@ def trained_beside(model):
 def _check(path, targets, layers, values):
     """Refuse what does not fit, before anything is changed."""
     for place, (options, arrays) in layers.items():
+        check_adaptable(place, targets[place])
         shapes = {key: tuple(value.shape) for key, value in arrays.items()}
         (rows, columns), rank = targets[place].matrix_shape, options["rank"]
         expected = {"a": (rows, rank), "b": (rank, columns)}

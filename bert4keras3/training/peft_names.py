@@ -105,6 +105,10 @@ def export(model, adapters, beside):
     for module, parts in modules.items():
         settings[module], own = _module(sorted(parts, key=lambda x: part_number(x[0].name)))
         arrays |= {f"{ROOT}{module}.{key}": value for key, value in own.items()}
+    for module, adapter in _add_ends(transformer, modules, prefix).items():
+        settings[module] = (adapter.rank, adapter.alpha)
+        arrays[f"{ROOT}{module}.lora_A.weight"] = adapter.b.numpy()
+        arrays[f"{ROOT}{module}.lora_B.weight"] = adapter.a.numpy()
     saved = {}
     for name, variable in beside.items():
         tensor = tensors.get(id(variable))
@@ -115,16 +119,36 @@ def export(model, adapters, beside):
             )
         saved[tensor.name.removeprefix(prefix)] = tensor.write(variable.numpy())
     arrays |= {ROOT + name: np.ascontiguousarray(value) for name, value in saved.items()}
-    all_modules = {
-        stored_name(place.tensor.name).removeprefix(prefix).rpartition(".")[0] for place in known
-    }
+    names = [tensor.name for row in transformer.table("hf").values() for tensor in row]
+    all_modules = {stored_name(n).removeprefix(prefix).rpartition(".")[0] for n in names}
     config = _config(settings, all_modules, saved, next(iter(adapters.values())))
     config["fan_in_fan_out"] = straight
     config["task_type"] = next((t for end, t in TASKS.items() if architecture.endswith(end)), None)
-    tied = {stored_name(x) for x in transformer.huggingface_ties.values()}
-    if transformer.tied_embeddings and any(f"{m}.weight" in tied for m in modules):
-        config["ensure_weight_tying"] = True
     return config, arrays
+
+
+def _ties(transformer):
+    """`{module of an output projection: module of the table it is tied to}`."""
+    if not transformer.tied_embeddings:
+        return {}
+    ties = transformer.huggingface_ties.items()
+    return {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in ties}
+
+
+def _add_ends(transformer, modules, prefix):
+    """The other ends of tied tables: there the matrices change places."""
+    ends = {}
+    for head, table in _ties(transformer).items():
+        parts = modules.get(table.removeprefix(prefix))
+        if parts is not None:
+            _, adapter, _ = parts[0]
+            if adapter.use_dora or len(transformer.huggingface_ties) > 1:
+                raise CheckpointError(
+                    f"an adapter of the tied table {table} of this kind has no form in PEFT: "
+                    "save_lora to a file that ends with .safetensors"
+                )
+            ends[head.removeprefix(prefix)] = adapter
+    return ends
 
 
 def _module(parts):
@@ -213,13 +237,16 @@ def read(model, folder):
     transformer, known = places(model)
     targets = {id(layer.kernel_variable): (p, layer) for p, layer in lora_targets(model).items()}
     by_name = _by_name(known, transformer.huggingface_prefix)
-    matrices, values = {}, []
+    matrices, values, ends = {}, [], _ties(transformer)
     with open_source(path) as source:
         for name in source:
             short = name.removeprefix(ROOT).replace(".modules_to_save.", ".")
             if ".base_layer." in short:
                 continue  # what was not trained
             match = MATRICES.fullmatch(short)
+            if match and match[1] in ends:
+                matrices.setdefault(match[1], {})[match[2]] = np.asarray(source[name], "float32")
+                continue
             own = by_name.get(f"{match[1]}.weight" if match else short)
             if own is None or (match and any(id(p.variable) not in targets for p in own)):
                 raise CheckpointError("the model has no such layer", path, name)
@@ -228,6 +255,7 @@ def read(model, folder):
             else:
                 select = transformer._select_tokens
                 values += [(p.variable, p.tensor.read(source[name], select)) for p in own]
+    _drop_ends(ends, matrices, path)
     layers = {}
     for module, arrays in matrices.items():
         ours = {OURS[key]: array for key, array in arrays.items()}
@@ -239,6 +267,23 @@ def read(model, folder):
             own = _of_layer(layer, place.tensor, dict(ours), transformer._select_tokens)
             layers[name] = (_options(config, module, own["a"].shape[-1]), own)
     return layers, values
+
+
+def _drop_ends(ends, matrices, path):
+    """Leave out what a tied table's adapter is at the other end; both must be the same."""
+    for head, table in ends.items():
+        at_head, at_table = matrices.pop(head, {}), matrices.get(table, {})
+        turned = {"A": at_table.get("embedding_B"), "B": at_table.get("embedding_A")}
+        if (at_head or at_table) and not (
+            set(at_head) == set(turned)
+            and all(np.array_equal(at_head[k], v.T) for k, v in turned.items() if v is not None)
+            and len(at_table) == 2
+        ):
+            raise CheckpointError(
+                f"{table} and {head} are one table in this model: an adapter has to be the same "
+                "at both ends",
+                path,
+            )
 
 
 def _read_config(path):
