@@ -87,11 +87,34 @@ def export(model, adapters, beside):
         beside: `{name: variable}` of what was trained beside them.
     """
     transformer, known = places(model)
-    targets = lora_targets(model)
     tensors = {id(place.variable): place.tensor for place in known}
     architecture = to_huggingface(transformer)["architectures"][0]
     bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
     prefix = transformer.huggingface_prefix if bare else ""
+    modules, straight = _by_module(lora_targets(model), adapters, tensors, prefix)
+    arrays, settings = {}, {}
+    for module, parts in modules.items():
+        settings[module], own = _module(sorted(parts, key=lambda x: part_number(x[0].name)))
+        arrays |= {f"{ROOT}{module}.{key}": value for key, value in own.items()}
+    for module, adapter in _add_ends(transformer, modules, prefix).items():
+        settings[module] = (adapter.rank, adapter.alpha)
+        arrays[f"{ROOT}{module}.lora_A.weight"] = adapter.b.numpy()
+        arrays[f"{ROOT}{module}.lora_B.weight"] = adapter.a.numpy()
+    saved = _whole(beside, tensors, prefix)
+    arrays |= {ROOT + name: value for name, value in saved.items()}
+    names = [tensor.name for row in transformer.table("hf").values() for tensor in row]
+    all_modules = {stored_name(n).removeprefix(prefix).rpartition(".")[0] for n in names}
+    config = _config(settings, all_modules, saved, next(iter(adapters.values())))
+    config["fan_in_fan_out"] = straight
+    config["task_type"] = next((t for end, t in TASKS.items() if architecture.endswith(end)), None)
+    return config, arrays
+
+
+def _by_module(targets, adapters, tensors, prefix):
+    """`{module: [(Tensor, LowRank, whether it is a table of embeddings), ...]}`.
+
+    And whether kernels are stored as they multiply, not transposed.
+    """
     modules, straight = {}, False
     for path, adapter in adapters.items():
         tensor = tensors.get(id(targets[path].kernel_variable))
@@ -101,14 +124,11 @@ def export(model, adapters, beside):
         is_table = isinstance(targets[path], keras.layers.Embedding)
         straight |= not is_table and ("T", "") not in tensor.transforms
         modules.setdefault(module, []).append((tensor, adapter, is_table))
-    arrays, settings = {}, {}
-    for module, parts in modules.items():
-        settings[module], own = _module(sorted(parts, key=lambda x: part_number(x[0].name)))
-        arrays |= {f"{ROOT}{module}.{key}": value for key, value in own.items()}
-    for module, adapter in _add_ends(transformer, modules, prefix).items():
-        settings[module] = (adapter.rank, adapter.alpha)
-        arrays[f"{ROOT}{module}.lora_A.weight"] = adapter.b.numpy()
-        arrays[f"{ROOT}{module}.lora_B.weight"] = adapter.a.numpy()
+    return modules, straight
+
+
+def _whole(beside, tensors, prefix):
+    """`{name: array}` of the weights that were trained as they are."""
     saved = {}
     for name, variable in beside.items():
         tensor = tensors.get(id(variable))
@@ -117,14 +137,9 @@ def export(model, adapters, beside):
                 f"Hugging Face files have no place for {name}, which was trained too: "
                 "save_lora to a file that ends with .safetensors"
             )
-        saved[tensor.name.removeprefix(prefix)] = tensor.write(variable.numpy())
-    arrays |= {ROOT + name: np.ascontiguousarray(value) for name, value in saved.items()}
-    names = [tensor.name for row in transformer.table("hf").values() for tensor in row]
-    all_modules = {stored_name(n).removeprefix(prefix).rpartition(".")[0] for n in names}
-    config = _config(settings, all_modules, saved, next(iter(adapters.values())))
-    config["fan_in_fan_out"] = straight
-    config["task_type"] = next((t for end, t in TASKS.items() if architecture.endswith(end)), None)
-    return config, arrays
+        value = tensor.write(variable.numpy())
+        saved[tensor.name.removeprefix(prefix)] = np.ascontiguousarray(value)
+    return saved
 
 
 def _ties(transformer):
@@ -237,26 +252,10 @@ def read(model, folder):
     transformer, known = places(model)
     targets = {id(layer.kernel_variable): (p, layer) for p, layer in lora_targets(model).items()}
     by_name = _by_name(known, transformer.huggingface_prefix)
-    matrices, values, ends = {}, [], _ties(transformer)
-    with open_source(path) as source:
-        for name in source:
-            short = name.removeprefix(ROOT).replace(".modules_to_save.", ".")
-            if ".base_layer." in short:
-                continue  # what was not trained
-            match = MATRICES.fullmatch(short)
-            if match and match[1] in ends:
-                matrices.setdefault(match[1], {})[match[2]] = np.asarray(source[name], "float32")
-                continue
-            own = by_name.get(f"{match[1]}.weight" if match else short)
-            if own is None or (match and any(id(p.variable) not in targets for p in own)):
-                raise CheckpointError("the model has no such layer", path, name)
-            if match:
-                matrices.setdefault(match[1], {})[match[2]] = np.asarray(source[name], "float32")
-            else:
-                select = transformer._select_tokens
-                values += [(p.variable, p.tensor.read(source[name], select)) for p in own]
+    ends = _ties(transformer)
+    matrices, whole = _tensors(path, by_name, ends, targets)
     _drop_ends(ends, matrices, path)
-    layers = {}
+    select, layers = transformer._select_tokens, {}
     for module, arrays in matrices.items():
         ours = {OURS[key]: array for key, array in arrays.items()}
         expected = {"a", "b", "magnitude"} if config.get("use_dora") else {"a", "b"}
@@ -264,9 +263,29 @@ def read(model, folder):
             raise CheckpointError(f"{module}: expected two matrices, found {list(arrays)}", path)
         for place in by_name[f"{module}.weight"]:
             name, layer = targets[id(place.variable)]
-            own = _of_layer(layer, place.tensor, dict(ours), transformer._select_tokens)
+            own = _of_layer(layer, place.tensor, dict(ours), select)
             layers[name] = (_options(config, module, own["a"].shape[-1]), own)
+    values = [(p.variable, p.tensor.read(x, select)) for n, x in whole.items() for p in by_name[n]]
     return layers, values
+
+
+def _tensors(path, by_name, ends, targets):
+    """`{module: {kind of matrix: array}}`, and `{name: array}` of what was trained whole."""
+    matrices, whole = {}, {}
+    with open_source(path) as source:
+        for name in source:
+            short = name.removeprefix(ROOT).replace(".modules_to_save.", ".")
+            if ".base_layer." in short:
+                continue  # what was not trained
+            match = MATRICES.fullmatch(short)
+            own = by_name.get(f"{match[1]}.weight" if match else short)
+            if match and (match[1] in ends or (own and all(id(p[0]) in targets for p in own))):
+                matrices.setdefault(match[1], {})[match[2]] = np.asarray(source[name], "float32")
+            elif own is not None and not match:
+                whole[short] = source[name]
+            else:
+                raise CheckpointError("the model has no such layer", path, name)
+    return matrices, whole
 
 
 def _drop_ends(ends, matrices, path):
