@@ -51,6 +51,9 @@ def save_lora(model, path, name=None):
 def load_lora(model, path, name="default", trainable=False):
     """Read an adapter that `save_lora` or PEFT wrote, and let it take part.
 
+    Weights that were trained whole beside it, such as a head, are set in the model; they
+    stay there when adapters are switched.
+
     Args:
         model: a Keras model or a transformer object, of the architecture it was trained for.
         path: PEFT's folder, or a '.safetensors' file of `save_lora`.
