@@ -1,5 +1,6 @@
 """LoRA and DoRA: trained low-rank branches beside a layer's kernel."""
 
+import contextlib
 import math
 import re
 import weakref
@@ -49,15 +50,17 @@ class LowRank(keras.layers.Layer):
         self._owner = weakref.ref(owner)
         rows, columns = owner.matrix_shape
         down, up = owner.low_rank_initializers()
-        # Their names begin with lora_: `freeze` and checkpoints go by that.
-        self.a = self._add("a", (rows, rank), down)
-        self.b = self._add("b", (rank, columns), up)
-        self.magnitude = None
+        with contextlib.ExitStack() as stack:
+            for part in owner.kernel_variable.path.split("/")[:-1]:
+                stack.enter_context(keras.name_scope(part))
+            # Their names begin with lora_: `freeze` and checkpoints go by that.
+            self.a = self._add("a", (rows, rank), down)
+            self.b = self._add("b", (rank, columns), up)
+            self.magnitude = self._add("magnitude", (columns,), "ones") if use_dora else None
+            # A value, so that switching adapters changes no program.
+            self.gate = self._add("gate", (), "ones", trainable=False)
         if use_dora:
-            self.magnitude = self._add("magnitude", (columns,), "ones")
             self.magnitude.assign(_lengths(self.add_to(owner.matrix_value())))
-        # A value, so that switching adapters changes no program.
-        self.gate = self._add("gate", (), "ones", trainable=False)
         self.is_active = True
         self.dropout = keras.layers.Dropout(dropout) if dropout and owner.drops_inputs else None
         self.built = True
