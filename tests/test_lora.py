@@ -33,11 +33,11 @@ def each(names, few=FEW):
     return [pytest.param(name, marks=() if name in few else marks) for name in names]
 
 
-def disturb(model, seed=1):
+def disturb(model, seed=1, size=0.1):
     """Give what is trained values as a training would."""
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
-        change = rng.normal(0, 0.1, variable.shape).astype("float32")
+        change = rng.normal(0, size, variable.shape).astype("float32")
         variable.assign(keras.ops.convert_to_numpy(variable) + change)
 
 
@@ -46,7 +46,7 @@ def everywhere(model):
     return list(lora_targets(model))
 
 
-def tuned(family, targets=None, seed=1, **options):
+def tuned(family, targets=None, seed=1, size=0.1, **options):
     """A transformer with an adapter, inputs, and its outputs without and with it."""
     keras.utils.set_random_seed(seed)
     transformer = build(family)
@@ -55,7 +55,7 @@ def tuned(family, targets=None, seed=1, **options):
     targets = everywhere(transformer) if targets == "all" else targets
     enable_lora(transformer, rank=3, alpha=5, targets=targets, **options)
     assert_close(predict(transformer.model, arrays)[-1], base)
-    disturb(transformer.model, seed)
+    disturb(transformer.model, seed, size)
     found = predict(transformer.model, arrays)[-1]
     assert np.abs(found - base).max() > 1e-2
     return transformer, arrays, base, found
@@ -83,7 +83,7 @@ def test_only_adapters_are_trained(name):
     model.fit(arrays if len(arrays) > 1 else arrays[0], targets, epochs=2, verbose=0)
     after = weights_of(transformer)
     changed = {path for path in before if (before[path] != after[path]).any()}
-    assert changed == {path for path in before if "lora_" in path and "gate" not in path}
+    assert changed == {path for path in before if "lora_" in path and not path.endswith("gate")}
     # The optimizer keeps two numbers for each trained one, and none for the rest.
     trained = sum(int(np.prod(before[path].shape)) for path in changed)
     kept = sum(int(np.prod(v.shape)) for v in optimizer.variables if len(v.shape))
@@ -154,7 +154,7 @@ def test_merged_equals_unmerged(name, use_dora):
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize("name", each(("gemma", "albert", "t5"), ("gemma",)))
+@pytest.mark.parametrize("name", each(("gemma", "albert"), ("gemma",)))
 def test_keras_files(name, use_dora, tmp_path):
     """A file has the adapter within its kernels, for plain models, and beside them."""
     path = tmp_path / "model.weights.h5"
@@ -209,9 +209,9 @@ def test_whole_models_are_saved_plain(tmp_path):
 
 def test_adapters_are_switched_by_values():
     """One program for all adapters; what is compiled follows the switch."""
-    transformer, arrays, base, first = tuned("llama", name="first")
+    transformer, arrays, base, first = tuned("llama", name="first", size=0.5)
     enable_lora(transformer, rank=2, name="second", use_dora=True)
-    disturb(transformer.model, seed=2)
+    disturb(transformer.model, seed=2, size=0.5)
     second = predict(transformer.model, arrays)[-1]
     assert np.abs(second - first).max() > 1e-2
     assert {v.path for v in transformer.model.trainable_variables if "/first/" in v.path} == set()
