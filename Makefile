@@ -1,6 +1,6 @@
 # make demo        run the main job on real input
 # make test        the suite on jax, tensorflow and torch in turn
-# make test-whole  the same, with every family's invariants on TensorFlow too
+# make test-whole  the same, with every family's invariants on JAX and TensorFlow too
 # make test-quick  the quick tier on one backend (BACKEND=jax)
 # make lint        ruff, as the pre-commit hooks run it
 # make bench       all benchmarks

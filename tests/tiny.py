@@ -199,7 +199,7 @@ QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta",
 
 
 def each(names):
-    """The names as test parameters; the quick tier, and TensorFlow, take a few of them."""
+    """The names as test parameters; the quick tier, and backends that compile, take a few."""
     further = (pytest.mark.slow, pytest.mark.further)
     return [pytest.param(n, marks=() if n in QUICK else further) for n in names]
 
