@@ -198,10 +198,10 @@ ALL = {**ENCODERS, **DECODERS}
 QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta", "gpt2", "t5")
 
 
-def each(names):
+def each(names, quick=QUICK):
     """The names as test parameters; the quick tier, and backends that compile, take a few."""
     further = (pytest.mark.slow, pytest.mark.further)
-    return [pytest.param(n, marks=() if n in QUICK else further) for n in names]
+    return [pytest.param(n, marks=() if n in quick else further) for n in names]
 
 
 def build(name, **kwargs):
