@@ -1,5 +1,7 @@
 """Generation beside transformers, on the same random weights.  Needs torch and transformers."""
 
+import itertools
+
 import numpy as np
 import pytest
 from tiny import each
@@ -83,10 +85,13 @@ def test_greedy(models, name):
     assert ours.generate(PROMPTS, COUNT, **mine) == expected
 
 
-@pytest.mark.parametrize("early_stopping", [True, False, "never"])
-@pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0, -1.0])
-def test_beams(models, early_stopping, length_penalty):
+ENDINGS = list(itertools.product([True, False, "never"], [1.0, 0.0, 2.0, -1.0]))
+
+
+@pytest.mark.parametrize("ending", each(ENDINGS, [(True, 1.0), (False, 2.0), ("never", -1.0)]))
+def test_beams(models, ending):
     theirs, ours = models
+    early_stopping, length_penalty = ending
     shared = {"length_penalty": length_penalty, "early_stopping": early_stopping}
     for beams in (2, 4):
         expected = [
