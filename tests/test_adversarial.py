@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from tiny import assert_close, build, draw, numpy, tensor
+from tiny import assert_close, build, draw, inputs_for, numpy
 
 from bert4keras3 import ops
 from bert4keras3.layers import Embedding, Loss
@@ -38,7 +38,9 @@ def network(policy="float32"):
     """Two inputs, padding, two Denses: small enough to be written down a second time."""
     inputs = [keras.Input((None,), dtype="int32", name=n) for n in ("tokens", "segments")]
     x = Embedding(8, 4, mask_zero=True, name="tokens-table", dtype=policy)(inputs[0])
-    x = keras.layers.Add(dtype=policy)([x, Embedding(2, 4, name="segments-table", dtype=policy)(inputs[1])])
+    x = keras.layers.Add(dtype=policy)(
+        [x, Embedding(2, 4, name="segments-table", dtype=policy)(inputs[1])]
+    )
     x = MaskedMean(dtype=policy)(x, mask=keras.ops.not_equal(inputs[0], 0))
     x = keras.layers.Dense(5, "tanh", use_bias=False, name="hidden", dtype=policy)(x)
     x = keras.layers.Dense(3, use_bias=False, name="output", dtype=policy)(x)
@@ -154,3 +156,152 @@ def test_virtual_adversarial_step(at):
     assert_step(model, w, loss, updated(trained, weights))
     # The noise is new at each step.
     assert numpy(trained.noise.state.value).tolist() == [7, 1]
+
+
+def test_terms_add_up():
+    """One after another: adversarial training, then a penalty on the loss without it."""
+    model = network()
+    w = reference_weights(model)
+    name, zero = changes("table")
+    clean = reference_loss(w, table_change=zero)
+    g = torch.autograd.grad(clean, zero, retain_graph=True)[0]
+    loss = reference_loss(w, table_change=0.5 * unit(g, False))
+    name, zero = changes("output")
+    g = torch.autograd.grad(reference_loss(w, output_change=zero), zero, create_graph=True)[0]
+    penalised = gradient_penalty(model, "tokens-table", epsilon=2)
+    found = updated(adversarial_training(penalised, "tokens-table", epsilon=0.5))
+    assert_step(model, w, loss + g.square().sum(), found)
+
+
+class CrossEntropy(Loss):
+    """The loss as a layer: next tokens of a sequence, padding left out."""
+
+    def compute_loss(self, inputs, mask=None):
+        tokens, logits = inputs
+        weights = ops.cast(mask[1][:, 1:], "float32")
+        losses = keras.losses.sparse_categorical_crossentropy(
+            tokens[:, 1:], ops.cast(logits[:, :-1], "float32"), from_logits=True
+        )
+        return ops.sum(losses * weights) / ops.sum(weights)
+
+
+def language_model(name="bert_lm", **options):
+    """A tiny model with dropout whose loss is a layer, and a batch with padding for it."""
+    keras.utils.set_random_seed(0)
+    transformer = build(name, dropout_rate=0.3, attention_dropout_rate=0.3, **options)
+    tokens = transformer.inputs[-1 if name.startswith(("t5", "umt5")) else 0]
+    outputs = CrossEntropy(1)([tokens, transformer.outputs[-1]])
+    arrays = inputs_for(transformer)
+    for array in arrays[:1]:
+        array[1, 4:] = 0
+    return keras.Model(transformer.inputs, outputs), arrays
+
+
+def fitted(model, arrays, optimizer, steps=1):
+    model.compile(optimizer)
+    losses = [model.train_on_batch(arrays) for _ in range(steps)]
+    assert np.isfinite(losses).all()
+    return [numpy(w.value) for w in model.weights if "float" in w.dtype]
+
+
+METHODS = {
+    "adversarial": adversarial_training,
+    "virtual": virtual_adversarial_training,
+    "penalty": gradient_penalty,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dropout_is_that_of_the_undisturbed_forward(name):
+    """Of length or weight 0 a method changes nothing, two steps long."""
+    expected = fitted(*language_model(), keras.optimizers.SGD(0.1), 2)
+    model, arrays = language_model()
+    before = [numpy(w.value) for w in model.weights if "float" in w.dtype]
+    options = {"from_logits": True} if name == "virtual" else {}
+    trained = METHODS[name](model, epsilon=0.0, **options)
+    found = fitted(trained, arrays, keras.optimizers.SGD(0.1), 2)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+    assert max(np.abs(a - c).max() for a, c in zip(found, before, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["bert_lm", pytest.param("t5", marks=pytest.mark.slow)])
+def test_options_of_keras_go_along(name, family):
+    """A loss layer, a moving average, accumulated gradients and float16 at once.
+
+    T5 looks into one table twice a forward.
+    """
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model, arrays = language_model(family)
+        divergence = {"divergence": mean_square} if name == "virtual" else {}
+        trained = METHODS[name](model, epsilon=0.1, at="output", **divergence)
+        before = [numpy(w.value) for w in model.trainable_weights]
+        optimizer = keras.optimizers.Adam(
+            1e-3, use_ema=True, ema_momentum=0.9, gradient_accumulation_steps=2
+        )
+        fitted(trained, arrays, optimizer, 2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert "Scale" in type(trained.optimizer).__name__
+    moved = [
+        np.abs(numpy(w.value) - b).max()
+        for w, b in zip(model.trainable_weights, before, strict=True)
+    ]
+    assert np.mean(np.array(moved) > 1e-4) > 0.9
+
+
+def mean_square(outputs, changed):
+    return ops.mean(ops.square(ops.cast(outputs, "float32") - ops.cast(changed, "float32")))
+
+
+def test_the_model_itself_is_trained(tmp_path):
+    """Weights, files, metrics and evaluation are those of the model that is given."""
+    model = network()
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=plain, metrics=["accuracy"])
+    trained = adversarial_training(model, model.get_layer("tokens-table"))
+    before = [numpy(w.value) for w in model.weights]
+    updated(trained, metrics=["accuracy"])
+    assert any(
+        np.abs(numpy(w.value) - b).max() > 1e-3 for w, b in zip(model.weights, before, strict=True)
+    )
+    data = ({"tokens": TOKENS, "segments": SEGMENTS}, LABELS)
+    np.testing.assert_allclose(trained.evaluate(*data, verbose=0), model.evaluate(*data, verbose=0))
+    trained.save_weights(tmp_path / "m.weights.h5")
+    other = network()
+    other.load_weights(tmp_path / "m.weights.h5")
+    inputs = [TOKENS, SEGMENTS]
+    assert_close(other.predict_on_batch(inputs), trained.predict_on_batch(inputs), 1e-6)
+    with pytest.raises(NotImplementedError, match="save the model that this one trains"):
+        trained.save(tmp_path / "m.keras")
+
+
+def test_unknown_places():
+    model = network()
+    with pytest.raises(ValueError, match="the model has no 'Embedding-Token'"):
+        adversarial_training(model)
+    with pytest.raises(ValueError, match=r"at: expected one of \['output', 'table'\], got 'x'"):
+        adversarial_training(model, "tokens-table", at="x")
+    with pytest.raises(ValueError, match="'hidden' is a Dense without a table"):
+        gradient_penalty(model, "hidden", at="table")
+    with pytest.raises(ValueError, match="from_logits: expected True or False"):
+        fitted(virtual_adversarial_training(*language_model()[:1]), language_model()[1], "sgd")
+    with pytest.raises(TypeError, match="expected a functional Keras model"):
+        adversarial_training(keras.layers.Dense(1), "x")
+
+
+def test_integrated_gradients():
+    """They add up to the score, less that of embeddings of zero."""
+    model = network()
+    inputs = {"tokens": TOKENS, "segments": SEGMENTS}
+    shares = integrated_gradients(model, inputs, LABELS, "tokens-table", steps=200)
+    assert shares.shape == TOKENS.shape and not shares[TOKENS == 0].any()
+    w = reference_weights(model)
+    scores = reference_logits(w).detach().numpy()
+    w["tokens"] = torch.zeros_like(w["tokens"])
+    differences = scores - reference_logits(w).detach().numpy()
+    assert_close(shares.sum(axis=1), differences[np.arange(3), LABELS], 1e-3)
+    one = integrated_gradients(model, inputs, 2, "tokens-table", steps=200)
+    assert_close(one[2], shares[2])

@@ -6,3 +6,4 @@ from bert4keras3.training.adversarial import (
     virtual_adversarial_training,
 )
 from bert4keras3.training.attribution import integrated_gradients
+from bert4keras3.training.optimizers import AdamW, ByLayer, PiecewiseLinear, layerwise_decay

@@ -86,9 +86,7 @@ def virtual_adversarial_training(
 
     def term(step):
         outputs = keras.tree.map_structure(ops.stop_gradient, step.outputs)
-        logits = from_logits
-        if logits is None:
-            logits = getattr(step.model.loss, "from_logits", False)
+        logits = _has_logits(step.model) if from_logits is None else from_logits
 
         def diverge(deltas):
             changed = step.predict(place, deltas)
@@ -155,6 +153,15 @@ def divergence_of(p, q, from_logits=False, mask=None):
     """
     log_p, log_q = (_log_probabilities(x, from_logits) for x in (p, q))
     return masked_mean(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1), mask)
+
+
+def _has_logits(model):
+    """Whether the loss of `compile` says that the outputs are logits."""
+    if model.loss is None:
+        raise ValueError(
+            "from_logits: expected True or False, as the model is compiled without a loss that says it"
+        )
+    return getattr(model.loss, "from_logits", False)
 
 
 def _log_probabilities(x, from_logits):

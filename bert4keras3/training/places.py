@@ -88,7 +88,9 @@ class Output(Place):
 
     def __init__(self, model, layer):
         super().__init__(model, layer)
-        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
+        inputs = [
+            keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs
+        ]
         added, outputs = [], []
 
         def call(operation, *args, **kwargs):
