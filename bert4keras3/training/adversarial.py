@@ -1,7 +1,7 @@
 """Adversarial training, virtual adversarial training, gradient penalty: a line each, for `fit`."""
 
 from bert4keras3 import ops
-from bert4keras3.backend.labels import masked_mean
+from bert4keras3.backend.labels import at_least_float32, masked_mean
 from bert4keras3.ops import keras
 from bert4keras3.training.places import find_place
 from bert4keras3.training.regularized import Regularized
@@ -159,14 +159,13 @@ def _has_logits(model):
     """Whether the loss of `compile` says that the outputs are logits."""
     if model.loss is None:
         raise ValueError(
-            "from_logits: expected True or False, as the model is compiled without a loss that says it"
+            "from_logits: expected True or False, as the model has no loss in compile to say it"
         )
     return getattr(model.loss, "from_logits", False)
 
 
 def _log_probabilities(x, from_logits):
-    if keras.backend.standardize_dtype(x.dtype) != "float64":
-        x = ops.cast(x, "float32")
+    x = at_least_float32(x)
     if x.shape[-1] == 1:
         x = ops.concatenate([x, ops.zeros_like(x) if from_logits else 1 - x], axis=-1)
     if from_logits:
