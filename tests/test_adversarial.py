@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from tiny import assert_close, build, draw, inputs_for, numpy
+from tiny import assert_close, build, draw, inputs_for, numpy, tensor
 
 from bert4keras3 import ops
 from bert4keras3.layers import Embedding, Loss
@@ -156,6 +156,22 @@ def test_virtual_adversarial_step(at):
     assert_step(model, w, loss, updated(trained, weights))
     # The noise is new at each step.
     assert numpy(trained.noise.state.value).tolist() == [7, 1]
+
+
+def test_value_and_gradients():
+    x, y = (tensor(draw(3, seed=seed)) for seed in (1, 2))
+    value, (g, nothing) = ops.value_and_gradients(lambda a: ops.sum(a[0] ** 3), [x, y])
+    assert_close(numpy(value), (numpy(x) ** 3).sum())
+    assert_close(numpy(g), 3 * numpy(x) ** 2)
+    assert not numpy(nothing).any()
+
+    def penalty(arrays, differentiable):
+        _, (g,) = ops.value_and_gradients(lambda a: ops.sum(a[0] ** 3), arrays, differentiable)
+        return ops.sum(g) + ops.sum(arrays[0])
+
+    for differentiable in (True, False):
+        _, (g,) = ops.value_and_gradients(lambda a, d=differentiable: penalty(a, d), [x])
+        assert_close(numpy(g), 1 + 6 * differentiable * numpy(x))
 
 
 def test_terms_add_up():

@@ -101,6 +101,15 @@ def test_backend_names():
     assert backend.K is keras.backend
 
 
+def test_training_names():
+    """What the guide to training calls by name."""
+    from bert4keras3 import training
+
+    for name in """AdamW ByLayer PiecewiseLinear adversarial_training gradient_penalty
+        integrated_gradients layerwise_decay virtual_adversarial_training""".split():
+        assert hasattr(training, name), name
+
+
 def test_transformer_names():
     from bert4keras3.models import BERT
 

@@ -6,8 +6,8 @@ from bert4keras3.backend import piecewise_linear
 from bert4keras3.layers.base import register_layer
 from bert4keras3.ops import keras
 
-# On torch the class that updates all weights at once, of which Keras makes no subclasses.
-BackendAdamW = type(keras.optimizers.AdamW(1e-3))
+# On torch the class that updates all weights at once, which a subclass would not be made of.
+BackendAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
 
 class ByLayer:
