@@ -125,7 +125,8 @@ def test_layerwise_decay():
     assert factors["Encoder-Transformer-0-FeedForward"] == 0.25
     assert factors["Decoder-Transformer-0-FeedForward"] == 0.5
     assert factors["Embedding-Token"] == factors["Encoder-Embedding-Relative-Position"] == 0.125
-    with pytest.raises(ValueError, match="no layers named Transformer-<number>"):
+    assert "(^|/)RWKV-1-" in layerwise_decay(build("rwkv6").model, 0.5)
+    with pytest.raises(ValueError, match="no layers Transformer-<number>"):
         layerwise_decay(build("albert").model, 0.9)
 
 

@@ -1,5 +1,6 @@
 """What fine-tuning asks of an optimizer: learning rates by layer, no decay of biases and norms."""
 
+import itertools
 import re
 
 from bert4keras3.backend import piecewise_linear
@@ -100,7 +101,8 @@ class AdamW(ByLayer, BackendAdamW):
 
 def is_undecayed(variable):
     """Whether a variable is a bias, a single vector, or part of a norm."""
-    sizes = [size for size in variable.shape if size != 1]
+    # RWKV has vectors of the shape (1, 1, hidden).
+    sizes = list(itertools.dropwhile(lambda size: size == 1, variable.shape))
     return len(sizes) < 2 or "norm" in variable.path.lower()
 
 
@@ -125,16 +127,15 @@ def layerwise_decay(model, decay, head=1.0):
     """
     blocks = {}
     for layer in model.layers:
-        found = re.match(r"(.*?)Transformer-(\d+)-", layer.name)
+        found = re.match(r"(.*?(?:Transformer|RWKV))-(\d+)-", layer.name)
         if found:
             blocks.setdefault(found[1], set()).add(int(found[2]))
     if not blocks:
-        raise ValueError("layerwise_decay: the model has no layers named Transformer-<number>-…")
+        raise ValueError("layerwise_decay: the model has no layers Transformer-<number>-…")
     multipliers = {}
-    for prefix, numbers in blocks.items():
+    for name, numbers in blocks.items():
         for number in sorted(numbers):
-            pattern = rf"(^|/){re.escape(prefix)}Transformer-{number}-"
-            multipliers[pattern] = decay ** (len(numbers) - number)
+            multipliers[rf"(^|/){re.escape(name)}-{number}-"] = decay ** (len(numbers) - number)
     multipliers[r"(^|/)[^/]*Embedding-"] = decay ** (1 + max(map(len, blocks.values())))
     return {**multipliers, "": float(head)}
 
