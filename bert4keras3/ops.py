@@ -238,6 +238,35 @@ def value_and_gradients(function, arrays, differentiable=False):
     return value, list(gradients)
 
 
+def noise_state():
+    """What random numbers depend on beside Keras' variables: torch's own, for its dropout.
+
+    Returns:
+        What `same_noise` takes; None where there is no such thing.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+
+
+@contextlib.contextmanager
+def same_noise(state):
+    """Within it random numbers come as they did after `noise_state()`, and go on as without it."""
+    if state is None:
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng():
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1])
+        yield
+
+
 def is_differentiated():
     """Whether a gradient may be taken of what is computed now."""
     if keras.backend.backend() != "torch":

@@ -241,8 +241,10 @@ def test_dropout_is_that_of_the_undisturbed_forward(name):
     assert max(np.abs(a - c).max() for a, c in zip(found, before, strict=True)) > 1e-3
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("family", ["bert_lm", pytest.param("t5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, family", [("adversarial", "t5"), ("virtual", "bert_lm"), ("penalty", "bert_lm")]
+)
 def test_options_of_keras_go_along(name, family):
     """A loss layer, a moving average, accumulated gradients and float16 at once.
 

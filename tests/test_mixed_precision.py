@@ -49,10 +49,11 @@ def policy(name):
 
 
 def new_model(name, **options):
-    """A tiny model as it is made, with dropout and without inputs' names for targets."""
+    """A tiny model with dropout, and a batch with padding, one row of nothing else."""
     rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.3}
     arguments = {**tiny.SIZES, **tiny.ALL[name], **rates, **options, "return_keras_model": False}
     transformer = build_transformer_model(**arguments)
+    tiny.randomize(transformer.model)
     model = keras.Model(transformer.inputs, transformer.outputs[-1])
     arrays = inputs_for(transformer, rows=4)
     for length, tokens in zip((9, 4, 1, 0), arrays[0], strict=True):
@@ -76,13 +77,13 @@ def test_families_train(name):
     with policy(FAMILIES[name]):
         model, arrays = new_model(name)
         before = [numpy(w.value) for w in model.trainable_weights]
-        losses, weights = train(model, arrays, keras.optimizers.Adam(1e-3))
+        losses, weights = train(model, arrays, keras.optimizers.Adam(1e-3), steps=5)
     assert np.isfinite(losses).all()
     assert all(np.isfinite(w).all() for w in weights)
     scale = getattr(model.optimizer, "dynamic_scale", None)
     assert (scale is None) == (FAMILIES[name] != "mixed_float16")
-    # A step that overflowed would have been left out, and half the scale.
-    assert scale is None or numpy(scale.value) == model.optimizer.initial_scale
+    # A step that overflows is left out, and halves the scale from 32,768 on.
+    assert scale is None or numpy(scale.value) >= 4096
     after = [numpy(w.value) for w in model.trainable_weights]
     moved = [np.abs(a - b).max() > 5e-4 for a, b in zip(after, before, strict=True)]
     assert np.mean(moved) > 0.8

@@ -112,13 +112,13 @@ def test_moving_average_swaps_in_and_out():
 
 
 def test_layerwise_decay():
-    bert = build("bert_heads", prefix="a.")
+    bert = build("bert_heads", prefix="a-")
     optimizer = AdamW(RATE, multipliers=layerwise_decay(bert.model, 0.5, head=3))
     factors = {w.path.split("/")[0]: optimizer.factor_of(w) for w in bert.model.weights}
-    assert factors["a.Embedding-Token"] == factors["a.Embedding-Norm"] == 0.125
-    assert factors["a.Transformer-0-MultiHeadSelfAttention"] == 0.25
-    assert factors["a.Transformer-1-FeedForward-Norm"] == 0.5
-    assert factors["a.MLM-Dense"] == factors["a.Pooler-Dense"] == 3
+    assert factors["a-Embedding-Token"] == factors["a-Embedding-Norm"] == 0.125
+    assert factors["a-Transformer-0-MultiHeadSelfAttention"] == 0.25
+    assert factors["a-Transformer-1-FeedForward-Norm"] == 0.5
+    assert factors["a-MLM-Dense"] == factors["a-Pooler-Dense"] == 3
     t5 = build("t5_1_1")
     optimizer = AdamW(RATE, multipliers=layerwise_decay(t5.model, 0.5))
     factors = {w.path.split("/")[0]: optimizer.factor_of(w) for w in t5.model.weights}
@@ -145,7 +145,7 @@ def test_initializer_of_the_model_in_a_head():
     heads = [keras.layers.Dense(200, kernel_initializer=bert.initializer) for _ in "ab"]
     model = keras.Model(bert.inputs, [head(bert.output) for head in heads])
     first, second = (numpy(head.kernel.value) for head in heads)
-    assert np.abs(first).max() <= 0.04 and first.std() == pytest.approx(0.0176, rel=0.1)
+    assert first.std() == pytest.approx(0.0176, rel=0.1)
     assert np.abs(first - second).max() > 0.01
     copy = keras.Model.from_config(model.get_config())
     assert copy.layers[-1].kernel_initializer.stddev == 0.02

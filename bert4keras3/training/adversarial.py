@@ -86,12 +86,12 @@ def virtual_adversarial_training(
 
     def term(step):
         outputs = keras.tree.map_structure(ops.stop_gradient, step.outputs)
-        logits = _has_logits(step.model) if from_logits is None else from_logits
 
         def diverge(deltas):
             changed = step.predict(place, deltas)
             if divergence is not None:
                 return divergence(outputs, changed)
+            logits = _has_logits(step.model) if from_logits is None else from_logits
             pairs = zip(*map(keras.tree.flatten, (outputs, changed, step.outputs)), strict=True)
             return sum(divergence_of(p, q, logits, _mask_of(seen)) for p, q, seen in pairs)
 

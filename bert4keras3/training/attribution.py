@@ -27,7 +27,7 @@ def integrated_gradients(model, inputs, target, layer="Embedding-Token", steps=2
     Source: https://arxiv.org/abs/1703.01365, https://kexue.fm/archives/7533
     """
     place = find_place(model, layer, "output")
-    arrays = [ops.convert_to_tensor(x) for x in in_order(model, inputs)]
+    arrays = in_order(model, inputs)
     rows = arrays[0].shape[0]
     values = place.values(arrays)
     if len(values) != 1:

@@ -31,13 +31,14 @@ class ByLayer:
     def __init__(self, *args, multipliers=None, decayed="matrices", **kwargs):
         if decayed not in ("matrices", "all"):
             raise ValueError(f"decayed: expected 'matrices' or 'all', got {decayed!r}")
-        self.multipliers = {k: float(v) for k, v in (multipliers or {}).items()}
-        wrong = {k: v for k, v in self.multipliers.items() if not v >= 0}
+        multipliers = {k: float(v) for k, v in (multipliers or {}).items()}
+        wrong = {k: v for k, v in multipliers.items() if not v >= 0}
         if wrong:
             raise ValueError(f"multipliers: expected 0 or more, got {wrong}")
+        super().__init__(*args, **kwargs)
+        self.multipliers = multipliers
         self.decayed = decayed
         self._factor = 1.0  # of the weights that are being updated
-        super().__init__(*args, **kwargs)
 
     def build(self, variables):
         if self.decayed == "matrices":
@@ -56,8 +57,10 @@ class ByLayer:
         return rate if self._factor == 1 else rate * self._factor
 
     def _apply_weight_decay(self, variables):
-        for places in self._groups(variables):
-            super()._apply_weight_decay([variables[i] for i in places])
+        # Keras on torch wants one that decays at least.
+        decaying = [v for v in variables if self.weight_decay and self._use_weight_decay(v)]
+        for places in self._groups(decaying):
+            super()._apply_weight_decay([decaying[i] for i in places])
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         for places in self._groups(trainable_variables):
@@ -81,7 +84,7 @@ class ByLayer:
     def get_config(self):
         return {
             **super().get_config(),
-            "multipliers": self.multipliers,
+            "multipliers": dict(self.multipliers),
             "decayed": self.decayed,
         }
 

@@ -14,8 +14,13 @@ def find_place(model, layer, at):
         at: `'table'` or `'output'`.
 
     Raises:
+        TypeError: the model is not functional.
         ValueError: no such layer or place.
     """
+    if not hasattr(model, "_run_through_graph"):
+        raise TypeError(
+            f"expected a functional Keras model, keras.Model(inputs, outputs), got {model!r}"
+        )
     name = layer if isinstance(layer, str) else layer.name
     found = {each.name: each for each in model.layers}.get(name)
     if found is None:

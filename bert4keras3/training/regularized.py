@@ -20,16 +20,9 @@ class Regularized(keras.Model):
         model: a functional Keras model; one of this class keeps its terms.
         terms: functions `(Step) -> scalar`. Their sum is added to the loss of the
             undisturbed forward; with `term.replaces_loss` it stands in its place.
-
-    Raises:
-        TypeError: the model is not functional.
     """
 
     def __init__(self, model, terms):
-        if not hasattr(model, "_run_through_graph"):
-            raise TypeError(
-                f"expected a functional Keras model, keras.Model(inputs, outputs), got {model!r}"
-            )
         super().__init__(model.input, model.output, name=model.name)
         # In an object of its own: Keras would take what is in lists for parts of the model.
         self.extension = Extension([*getattr(model, "extension", Extension()).terms, *terms])
@@ -40,6 +33,7 @@ class Regularized(keras.Model):
             # A step's other forwards drop out the same as this one.
             counters = [v for v in self.non_trainable_variables if "int" in v.dtype]
             self.extension.counters = [(v, v.value * 1) for v in counters]
+            self.extension.noise = ops.noise_state()
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -83,7 +77,8 @@ class Extension:
 
     def __init__(self, terms=()):
         self.terms = list(terms)
-        self.counters = []
+        # Before the forward of a step: the counters of seed generators, and the backend's noise.
+        self.counters, self.noise = [], None
 
 
 class Step:
@@ -102,6 +97,7 @@ class Step:
         self.x, self.y, self.outputs, self.sample_weight = x, y, outputs, sample_weight
         self.inputs = in_order(model, x)
         self.counters, model.extension.counters = model.extension.counters, []
+        self.noise = model.extension.noise
 
     def loss(self, place, perturbations):
         """The loss of a disturbed forward."""
@@ -128,7 +124,7 @@ class Step:
 
     def _run(self, place, perturbations, finish):
         inputs, changes = place.bind(self.inputs, perturbations)
-        with self.model.with_values([*self.counters, *changes]):
+        with self.model.with_values([*self.counters, *changes]), ops.same_noise(self.noise):
             return finish(place.network(inputs, training=True))
 
     def _loss_of(self, outputs):
@@ -136,7 +132,7 @@ class Step:
 
 
 def in_order(model, x):
-    """The inputs of a batch as a flat list, in the order of `model.inputs`."""
-    if isinstance(x, dict) and not isinstance(model.input, dict):
-        return [x[tensor.name] for tensor in model.inputs]
-    return keras.tree.flatten(x)
+    """The inputs of a batch as a flat list of tensors, in the order of `model.inputs`."""
+    by_name = isinstance(x, dict) and not isinstance(model.input, dict)
+    flat = [x[tensor.name] for tensor in model.inputs] if by_name else keras.tree.flatten(x)
+    return [ops.convert_to_tensor(array) for array in flat]
