@@ -22,9 +22,9 @@ def network():
     return model
 
 
-def fitted(model, optimizer, epochs=4, batch_size=8):
+def fitted(model, optimizer, epochs=4, batch_size=8, compiled=False):
     """The weights after some steps of `fit`."""
-    model.compile(optimizer, "mse")
+    model.compile(optimizer, "mse", run_eagerly=not compiled)
     x, y = draw(8, 4, seed=8), draw(8, 1, seed=9)
     model.fit(x, y, batch_size, epochs, verbose=0, shuffle=False)
     return {w.path: numpy(w.value) for w in model.weights}
@@ -67,7 +67,7 @@ def test_options_of_keras_work(tmp_path):
     options = {"global_clipnorm": 1.0, "multipliers": {"head": 2}}
     average = {"use_ema": True, "ema_momentum": 0.5}
     model = network()
-    weights = fitted(model, AdamW(schedule, DECAY, **average, **options))
+    weights = fitted(model, AdamW(schedule, DECAY, **average, **options), compiled=True)
     plain = fitted(network(), AdamW(schedule, DECAY, **options))
     assert all(np.abs(weights[name] - plain[name]).max() > 1e-5 for name in weights)
     accumulated = AdamW(RATE, DECAY, gradient_accumulation_steps=2, **options)
@@ -100,6 +100,7 @@ def test_moving_average_swaps_in_and_out():
     model.compile(
         AdamW(1e-2, use_ema=True, ema_momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
     )
     model.optimizer.build(model.trainable_variables)
     head = model.get_layer("Classifier").kernel
