@@ -201,20 +201,20 @@ class CrossEntropy(Loss):
         return ops.sum(losses * weights) / ops.sum(weights)
 
 
-def language_model(name="bert_lm", **options):
+def language_model(name="bert_lm"):
     """A tiny model with dropout whose loss is a layer, and a batch with padding for it."""
     keras.utils.set_random_seed(0)
-    transformer = build(name, dropout_rate=0.3, attention_dropout_rate=0.3, **options)
-    tokens = transformer.inputs[-1 if name.startswith(("t5", "umt5")) else 0]
+    rates = {"dropout_rate": 0.3, "attention_dropout_rate": 0.3}
+    transformer = build(name, num_hidden_layers=1, **rates)
+    tokens = transformer.inputs[-1 if name == "t5" else 0]
     outputs = CrossEntropy(1)([tokens, transformer.outputs[-1]])
     arrays = inputs_for(transformer)
-    for array in arrays[:1]:
-        array[1, 4:] = 0
+    arrays[0][1, 4:] = 0
     return keras.Model(transformer.inputs, outputs), arrays
 
 
 def fitted(model, arrays, optimizer, steps=1):
-    model.compile(optimizer, run_eagerly=True)
+    model.compile(optimizer)
     losses = [model.train_on_batch(arrays) for _ in range(steps)]
     assert np.isfinite(losses).all()
     return [numpy(w.value) for w in model.weights if "float" in w.dtype]
@@ -235,18 +235,16 @@ def test_dropout_is_that_of_the_undisturbed_forward():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert_lm", "t5"])
-def test_options_of_keras_go_along(family):
-    """Loss layers, a moving average, accumulated gradients and float16, and all methods.
+def test_options_of_keras_go_along():
+    """Loss layers, a moving average, accumulated gradients and float16, and two methods.
 
     T5 looks into one table twice a forward.
     """
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model, arrays = language_model(family)
+        model, arrays = language_model("t5")
         trained = adversarial_training(model, epsilon=0.1, at="output")
         trained = virtual_adversarial_training(trained, divergence=mean_square)
-        trained = gradient_penalty(trained, epsilon=0.1)
         before = [numpy(w.value) for w in model.trainable_weights]
         optimizer = keras.optimizers.Adam(
             1e-3, use_ema=True, ema_momentum=0.9, gradient_accumulation_steps=2

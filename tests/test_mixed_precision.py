@@ -25,15 +25,12 @@ from bert4keras3.models import build_transformer_model
 from bert4keras3.training.losses import cosent_loss, pair_similarities, rdrop_crossentropy
 
 HALVES = ("mixed_float16", "mixed_bfloat16")
-# Each kind of attention, norm, position and output once.
+# Each kind of attention and of norms once.
 FAMILIES = {
     "bert_heads": "mixed_float16",
     "gau_unilm": "mixed_float16",
     "deberta": "mixed_float16",
-    "gemma2": "mixed_float16",
-    "t5": "mixed_float16",
-    "rwkv6": "mixed_float16",
-    "roformer_v2_tagger": "mixed_bfloat16",
+    "t5": "mixed_bfloat16",
     "llama": "mixed_bfloat16",
 }
 MASK = np.array([[True, True, False], [False, False, False]])
@@ -51,7 +48,8 @@ def policy(name):
 def new_model(name, **options):
     """A tiny model with dropout, and a batch with padding, one row of nothing else."""
     rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.3}
-    arguments = {**tiny.SIZES, **tiny.ALL[name], **rates, **options, "return_keras_model": False}
+    arguments = {**tiny.SIZES, **tiny.ALL[name], **rates, "num_hidden_layers": 1, **options}
+    arguments["return_keras_model"] = False
     transformer = build_transformer_model(**arguments)
     tiny.randomize(transformer.model)
     model = keras.Model(transformer.inputs, transformer.outputs[-1])
@@ -61,9 +59,9 @@ def new_model(name, **options):
     return model, arrays
 
 
-def train(model, arrays, optimizer, steps=2, compiled=False):
+def train(model, arrays, optimizer, steps=2):
     """Losses of some steps, and what became of the weights."""
-    model.compile(optimizer, "mse", run_eagerly=not compiled)
+    model.compile(optimizer, "mse")
     inputs = arrays if len(arrays) > 1 else arrays[0]
     sizes = zip(model.output_shape, (*arrays[-1].shape, 0), strict=False)
     target = np.zeros([known or size for known, size in sizes], "float32")
@@ -180,7 +178,7 @@ def test_attention_that_sees_nothing(method, half):
 # ------------------------------------------------------------------ recomputing
 
 
-REMAT = {"bert": None, "deberta": "mixed_float16", "rwkv6": None}
+REMAT = {"bert": None, "deberta": "mixed_float16"}
 
 
 @pytest.mark.parametrize("name", REMAT)
@@ -191,7 +189,7 @@ def test_remat_changes_no_gradient(name):
         keras.utils.set_random_seed(3)
         with policy(REMAT[name] or "float32"):
             model, arrays = new_model(name, remat=remat)
-            found.append(train(model, arrays, keras.optimizers.SGD(0.1), compiled=name == "bert"))
+            found.append(train(model, arrays, keras.optimizers.SGD(0.1)))
     (losses, weights), (same_losses, same_weights) = found
     assert losses == pytest.approx(same_losses, rel=1e-5)
     tolerance = 1e-6 if REMAT[name] is None else 1e-4

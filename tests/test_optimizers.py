@@ -93,14 +93,13 @@ def test_options_of_keras_work(tmp_path):
 
 def test_moving_average_swaps_in_and_out():
     """`use_ema` with a transformer: the averaged weights are evaluated, the others trained."""
-    bert = build("bert_classifier")
+    bert = build("bert_classifier", num_hidden_layers=1)
     model, seen = bert.model, []
     x = [np.ones((4, 5), "int32"), np.zeros((4, 5), "int32")]
     y = np.arange(4) % 3
     model.compile(
         AdamW(1e-2, use_ema=True, ema_momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        run_eagerly=True,
     )
     model.optimizer.build(model.trainable_variables)
     head = model.get_layer("Classifier").kernel
@@ -126,9 +125,8 @@ def test_layerwise_decay():
     assert factors["Encoder-Transformer-0-FeedForward"] == 0.25
     assert factors["Decoder-Transformer-0-FeedForward"] == 0.5
     assert factors["Embedding-Token"] == factors["Encoder-Embedding-Relative-Position"] == 0.125
-    assert "(^|/)RWKV-1-" in layerwise_decay(build("rwkv6").model, 0.5)
     with pytest.raises(ValueError, match="no layers Transformer-<number>"):
-        layerwise_decay(build("albert").model, 0.9)
+        layerwise_decay(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), 0.9)
 
 
 def test_piecewise_linear():

@@ -3,6 +3,7 @@
 import itertools
 import re
 
+from bert4keras3 import ops
 from bert4keras3.backend import piecewise_linear
 from bert4keras3.layers.base import register_layer
 from bert4keras3.ops import keras
@@ -80,6 +81,14 @@ class ByLayer:
                 yield places
         finally:
             self._factor = 1.0
+
+    def finalize_variable_values(self, var_list):
+        super().finalize_variable_values(var_list)
+        if self.use_ema:
+            # On JAX weights and averages would be the same memory, which the next `fit` gives
+            # away twice.
+            for variable in var_list:
+                variable.assign(ops.copy(variable.value))
 
     def get_config(self):
         return {
