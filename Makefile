@@ -41,6 +41,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/generate.py
 	.venv-test/bin/python benchmarks/rwkv.py
 	.venv-test/bin/python benchmarks/lora.py
+	.venv-test/bin/python benchmarks/remat.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
