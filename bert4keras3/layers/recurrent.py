@@ -133,6 +133,10 @@ class RecurrentLayer(Layer):
 
     is_tuning = False
 
+    def __init__(self, **kwargs):
+        # A state stays float32 in a model of another dtype.
+        super().__init__(autocast=False, **kwargs)
+
     @property
     def tuned(self):
         """`{name of a part of the state: its trained weight (1, ...)}`."""

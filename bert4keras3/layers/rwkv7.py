@@ -63,20 +63,20 @@ class RWKV7TimeMix(MatrixMemory):
         hidden_size: size of input and output.
         head_size: size of a head.
         time_decay_size, rate_size, value_mix_size, gate_size: ranks of the decay, the rates,
-            the mix with the first block's value and the gate; those of official models of
-            this hidden size by default.
+            the mix with the first block's value and the gate; what the paper advises for
+            the hidden size by default.
         layer_index, num_layers: which of how many blocks, for the initial weights; the first
             one has no value but its own.
         kernel_initializer: of the matrices, RWKV's by default.
 
     Call arguments:
-        inputs: x `(batch, length, hidden)`.
-        mask: bool `(batch, length)`, False for padding: it neither decays nor feeds.
-        v_first: the first block's value, `(batch, length, hidden)`; None in that block.
-        initial_state: matrix state before the first token, float32 `(batch or 1, heads, size,
-            size)`, value before key; None for zeros or what was tuned.
-        last_x: what was before the first token, `(batch or 1, 1, hidden)`; None likewise.
+        inputs: x `(batch, length, hidden)`; or a list of x and, in other blocks than the first,
+            that block's value `(batch, length, hidden)`, and as far as the flags say the
+            matrix state `(batch or 1, heads, size, size)`, value before key, and last_x `(batch
+            or 1, 1, hidden)`, what was before the first token.
+        initial_state, rnn_mode: whether the list has a matrix state, last_x.
         with_state: also return the matrix state afterwards.
+        mask: bool `(batch, length)`, False for padding: it neither decays nor feeds.
         state: `{"wkv", "last_x"}`, in a decoding step, with `positions` and `lengths`.
 
     Returns:
@@ -84,7 +84,7 @@ class RWKV7TimeMix(MatrixMemory):
         with_state, the matrix state; with a state a pair of that and the new state.
 
     Raises:
-        ValueError: head_size does not divide hidden_size; v_first is missing.
+        ValueError: head_size does not divide hidden_size; the first block's value is missing.
 
     Source: https://arxiv.org/abs/2503.14456
     """
@@ -105,10 +105,11 @@ class RWKV7TimeMix(MatrixMemory):
         super().__init__(
             hidden_size, head_size, layer_index, num_layers, kernel_initializer, **kwargs
         )
-        self.time_decay_size = time_decay_size or usual_rank(hidden_size, 2.5)
-        self.rate_size = rate_size or usual_rank(hidden_size, 2.5)
-        self.value_mix_size = value_mix_size or usual_rank(hidden_size, 1.7)
-        self.gate_size = gate_size or usual_rank(hidden_size, 5)
+        root = hidden_size**0.5
+        self.time_decay_size = time_decay_size or _rank(1.8 * root)
+        self.rate_size = rate_size or _rank(1.8 * root)
+        self.value_mix_size = value_mix_size or _rank(1.3 * root)
+        self.gate_size = gate_size or _rank(0.6 * hidden_size**0.8)
 
     @property
     def is_first(self):
@@ -118,7 +119,7 @@ class RWKV7TimeMix(MatrixMemory):
     # ------------------------------------------------------------------ weights
 
     def build(self, input_shape):
-        vectors = self._initial_vectors()
+        shape, vectors = first_shape(input_shape), self._initial_vectors()
         size, by_head = (self.hidden_size,), (self.heads, self.head_size)
         # File format: the names and the order.
         for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "k_k", "k_a", "r_k"):
@@ -129,14 +130,14 @@ class RWKV7TimeMix(MatrixMemory):
             )
             setattr(self, name, weight)
         for name, gain in (("r", 1.0), ("k", 0.1), ("v", 1.0), ("o", 0.0)):
-            self.add_projection(f"dense_{name}", input_shape, gain)
-        self._add_low_rank("low_rank_w", input_shape, self.time_decay_size, "tanh", vectors["w0"])
-        self._add_low_rank("low_rank_a", input_shape, self.rate_size, "linear", vectors["a0"])
+            self.add_projection(f"dense_{name}", shape, gain)
+        self._add_low_rank("low_rank_w", shape, self.time_decay_size, "tanh", vectors["w0"])
+        self._add_low_rank("low_rank_a", shape, self.rate_size, "linear", vectors["a0"])
         if not self.is_first:
             rank = self.value_mix_size
-            self._add_low_rank("low_rank_v", input_shape, rank, "linear", vectors["v0"])
-        self._add_low_rank("low_rank_g", input_shape, self.gate_size, "sigmoid")
-        self.add_group_norm(input_shape, inner_weights=False)
+            self._add_low_rank("low_rank_v", shape, rank, "linear", vectors["v0"])
+        self._add_low_rank("low_rank_g", shape, self.gate_size, "sigmoid")
+        self.add_group_norm(shape, inner_weights=False)
         self.built = True
 
     def _add_low_rank(self, name, shape, rank, activation, bias=None):
@@ -178,27 +179,29 @@ class RWKV7TimeMix(MatrixMemory):
         self,
         inputs,
         mask=None,
-        v_first=None,
-        initial_state=None,
-        last_x=None,
+        initial_state=False,
         with_state=False,
+        rnn_mode=False,
         state=None,
         positions=None,
         lengths=None,
     ):
-        if not self.is_first and v_first is None:
+        x, *more = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        mask = mask[0] if isinstance(mask, list) else mask
+        if len(more) < (not self.is_first) + initial_state + rnn_mode:
             raise ValueError(
-                f"layer {self.name!r}: block {self.layer_index} needs v_first, the value that "
-                "the first block returned"
+                f"layer {self.name!r}: expected a list of x, the first block's value (in other "
+                f"blocks) and what the flags say, got {1 + len(more)} inputs"
             )
+        v_first = None if self.is_first else more.pop(0)
         if state is not None:
-            mask = self.real_tokens(inputs, positions, lengths)
-            outputs, wkv = self.mix(inputs, v_first, state["last_x"], mask, state["wkv"])
-            last_x = self.last_input(inputs, state["last_x"], positions, lengths)
+            mask = self.real_tokens(x, positions, lengths)
+            outputs, wkv = self.mix(x, v_first, state["last_x"], mask, state["wkv"])
+            last_x = self.last_input(x, state["last_x"], positions, lengths)
             return _one_or_list(outputs), {"wkv": wkv, "last_x": last_x}
-        wkv = self.tuned.get("wkv") if initial_state is None else initial_state
-        last_x = self.tuned.get("last_x") if last_x is None else last_x
-        outputs, wkv = self.mix(inputs, v_first, last_x, mask, wkv)
+        wkv = more.pop(0) if initial_state else self.tuned.get("wkv")
+        last_x = more.pop(0) if rnn_mode else self.tuned.get("last_x")
+        outputs, wkv = self.mix(x, v_first, last_x, mask, wkv)
         return _one_or_list([*outputs, wkv] if with_state else outputs)
 
     def mix(self, x, v_first, last_x, mask, wkv):
@@ -240,16 +243,20 @@ class RWKV7TimeMix(MatrixMemory):
         return self.group_norm(y) + ops.cast(own, self.compute_dtype), wkv
 
     def compute_output_spec(self, inputs, with_state=False, **kwargs):
-        kinds = [(inputs.shape, self.compute_dtype)] * (2 if self.is_first else 1)
+        x = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        kinds = [(x.shape, self.compute_dtype)] * (2 if self.is_first else 1)
         if with_state:
-            shape = (inputs.shape[0], self.heads, self.head_size, self.head_size)
+            shape = (x.shape[0], self.heads, self.head_size, self.head_size)
             kinds = [*kinds, (shape, "float32")]
         return _one_or_list([keras.KerasTensor(shape, dtype) for shape, dtype in kinds])
 
+    def compute_mask(self, inputs, mask=None):
+        return mask[0] if isinstance(mask, list) else mask
 
-def usual_rank(hidden_size, factor):
-    """The rank official models of a hidden size have: a multiple of 32."""
-    return max(32, 32 * round(factor * hidden_size**0.5 / 32))
+
+def _rank(size):
+    """The next multiple of 32 that is one."""
+    return 32 * max(round(size / 32), 1)
 
 
 def _one_or_list(outputs):

@@ -66,8 +66,9 @@ def wkv7_step(r, w, k, v, a, b, state):
 def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):
     """Chunk by chunk in matrix products; arguments and returns as `wkv7`.
 
-    What a token reads of the state, z = S a, hangs on what the tokens before it have read:
-    within a chunk z = A z + c with A strictly lower triangular, which is solved.
+    A token gives two queries, a and r, and two keys, b and k; it writes what it reads of the
+    state, S a, by b, and v by k. What it reads hangs on what the tokens of the chunk before it
+    have read: a triangular system.
     """
     length = ops.shape(r)[1]
     chunk = chunk_size(length, chunk)
@@ -82,30 +83,15 @@ def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):
             decay[..., None, :],
             ops.stack([ops.zeros_like(own), own], axis=-2),
         )
-        of_a, of_r = _pairs(weights, -2)
-        ab, ak = _pairs(of_a, -1)
-        read, seen = _pairs(ops.matmul(queries, ops.swapaxes(state, -1, -2)), -2)
-        z = SOLVE(ab, read + ops.matmul(ak, v))
-        written = _interleave(z, v)
-        y = seen + ops.matmul(of_r, written)
+        seen = ops.matmul(queries, ops.swapaxes(state, -1, -2))
+        known = seen[..., ::2, :] + ops.matmul(weights[..., ::2, 1::2], v)
+        read = SOLVE(weights[..., ::2, ::2], known)
+        written = ops.reshape(ops.stack([read, v], axis=-2), ops.shape(seen))
+        y = seen[..., 1::2, :] + ops.matmul(weights[..., 1::2, :], written)
         return state * decay + ops.matmul(ops.swapaxes(written, -1, -2), keys), y
 
     state, y = ops.recur(body, state, xs, remat=True)
     return unsplit(y, length), state
-
-
-def _pairs(x, axis):
-    """Every second entry of an axis, and those between them."""
-    size = x.shape[axis]
-    axis = len(x.shape) + axis
-    x = ops.reshape(x, (*ops.shape(x)[:axis], size // 2, 2, *x.shape[axis + 1 :]))
-    return (x[..., 0], x[..., 1]) if axis == len(x.shape) - 2 else (x[..., 0, :], x[..., 1, :])
-
-
-def _interleave(x, y):
-    """The inverse of `_pairs`, of the last axis but one."""
-    z = ops.stack([x, y], axis=-2)
-    return ops.reshape(z, (*ops.shape(x)[:-2], 2 * x.shape[-2], x.shape[-1]))
 
 
 def solve_tri(a, c):

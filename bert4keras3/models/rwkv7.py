@@ -28,7 +28,7 @@ class RWKV7(RecurrentModel):
     Args:
         time_decay_size, rate_size, value_mix_size, gate_size: ranks of the decay, of the rates
             at which memory is corrected, of the mix with the first block's value, and of the
-            gate; those of official models of this hidden size by default.
+            gate; what the paper advises for the hidden size by default.
         **kwargs: as `RecurrentModel`; states have value before key.
 
     Inputs, outputs: as `RecurrentModel`.
@@ -72,11 +72,11 @@ class RWKV7(RecurrentModel):
         }
 
     def time_mix(self, inputs, name, index, state, with_state):
-        arguments = {"initial_state": state, "with_state": with_state}
+        v_first = None if index == 0 else self._v_first
         outputs = self.apply(
-            inputs,
+            self.simplify([inputs, v_first, state]),
             RWKV7TimeMix,
-            arguments if index == 0 else {"v_first": self._v_first, **arguments},
+            {"initial_state": state is not None, "with_state": with_state},
             hidden_size=self.hidden_size,
             head_size=self.attention_head_size,
             time_decay_size=self.time_decay_size,
