@@ -281,7 +281,15 @@ def freeze(layer):
 
 
 @keras.saving.register_keras_serializable("bert4keras3")
-class ScaledOrthogonal(keras.initializers.Orthogonal):
+class Orthogonal(keras.initializers.Orthogonal):
+    """Keras', computed in float32: torch has no QR decomposition in bfloat16."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.cast(super().__call__(shape, "float32"), dtype or keras.config.floatx())
+
+
+@keras.saving.register_keras_serializable("bert4keras3")
+class ScaledOrthogonal(Orthogonal):
     """RWKV's initializer of matrices: orthogonal times a gain, more for wide ones; 0 for zeros."""
 
     def __call__(self, shape, dtype=None):

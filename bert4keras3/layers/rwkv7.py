@@ -10,6 +10,7 @@ from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.recurrent import (
     DecomposerDense,
     MatrixMemory,
+    Orthogonal,
     constant,
     first_shape,
     scaled,
@@ -148,7 +149,7 @@ class RWKV7TimeMix(MatrixMemory):
             shape,
             hidden_size=self.hidden_size,
             decomposer_size=rank,
-            kernel_initializer=("zeros", keras.initializers.Orthogonal(0.1)),
+            kernel_initializer=("zeros", Orthogonal(0.1)),
             activation=activation,
             **bias,
         )
