@@ -11,6 +11,7 @@ Source: https://arxiv.org/abs/2404.05892
 """
 
 import math
+import os
 
 from bert4keras3 import ops
 from bert4keras3.layers.chunks import (
@@ -42,7 +43,7 @@ def wkv6(r, k, v, w, u, state=None):
         size)`, both float32 (float64 for such input).
     """
     r, k, v, w, u = (wide(x) for x in (r, k, v, w, u))
-    operator = wkv6_step if r.shape[1] == 1 else wkv6_chunked
+    operator = wkv6_step if r.shape[1] == 1 else fused_wkv6() or wkv6_chunked
     return operator(r, k, v, w, u, state_of_rows(state, r))
 
 
@@ -85,6 +86,29 @@ def wkv6_chunked(r, k, v, w, u, state, chunk=CHUNK):
 
     state, y = ops.recur(body, state, xs, remat=True)
     return unsplit(y, length), state
+
+
+def fused_wkv6():
+    """A GPU kernel in the place of `wkv6_chunked`, where `OPS_KERNEL=0` asks for it; else None.
+
+    It is that of the package flash-linear-attention, on torch. Its products have the precision
+    of the GPU's matrix units.
+    """
+    if os.environ.get("OPS_KERNEL") != "0" or keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    try:
+        from fla.ops.rwkv6 import chunk_rwkv6
+    except ImportError:
+        return None
+
+    def operator(r, k, v, w, u, state):
+        decay = -ops.exp(ops.minimum(w, LARGEST_DECAY))
+        memory = {"initial_state": state, "output_final_state": True}
+        return chunk_rwkv6(r, k, v, decay, u, scale=1.0, **memory)
+
+    return operator if torch.cuda.is_available() else None
 
 
 def decay_of(w):
