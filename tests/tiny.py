@@ -167,6 +167,14 @@ DECODERS = {
         "decomposer_size": 4,
         "time_decay_size": 6,
     },
+    "rwkv7": {
+        "model": "rwkv7",
+        "with_lm": "linear",
+        "time_decay_size": 6,
+        "rate_size": 5,
+        "value_mix_size": 3,
+        "gate_size": 4,
+    },
     "qwen": {
         "model": "qwen",
         "with_lm": True,
