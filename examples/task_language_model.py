@@ -45,19 +45,16 @@ def encode(texts, tokenizer):
     return sequence_padding([tokenizer.encode(text, maxlen=MAXLEN)[0] for text in texts], MAXLEN)
 
 
-def perplexity(model, ids):
-    """exp of the mean loss of a character."""
-    probabilities = model.predict([ids, np.zeros_like(ids)], batch_size=BATCH_SIZE, verbose=0)
-    said = np.take_along_axis(probabilities[:, :-1], ids[:, 1:, None], axis=2)[..., 0]
-    return np.exp(-np.log(said[ids[:, 1:] != 0]).mean())
+def perplexity(chances):
+    """exp of the mean of -log."""
+    return np.exp(-np.log(chances).mean())
 
 
-def counted_perplexity(known, new):
-    """That of characters drawn as often as in the known texts, each once more."""
-    times = Counter(known[:, 1:][known[:, 1:] != 0].tolist())
-    total = sum(times.values()) + known.max() + 1
-    shares = [(times[i] + 1) / total for i in new[:, 1:][new[:, 1:] != 0].tolist()]
-    return np.exp(-np.log(shares).mean())
+def counted_chances(known, new):
+    """Of the new characters, if they were drawn as often as the known ones, each once more."""
+    times = Counter(known.tolist())
+    total = known.size + len(times)
+    return [(times[i] + 1) / total for i in new.tolist()]
 
 
 def main():
@@ -73,9 +70,14 @@ def main():
     known, new = encode(known, tokenizer), encode(new, tokenizer)
     model.fit([known, np.zeros_like(known)], None, BATCH_SIZE, args.epochs, verbose=2)
 
+    # Characters that no known poem has are nobody's to guess.
+    asked = (new[:, 1:] != 0) & (new[:, 1:] != tokenizer._token_unk_id)
+    probabilities = transformer.model.predict([new, np.zeros_like(new)], BATCH_SIZE, verbose=0)
+    said = np.take_along_axis(probabilities[:, :-1], new[:, 1:, None], axis=2)[..., 0]
+    counted = counted_chances(known[:, 1:][known[:, 1:] != 0], new[:, 1:][asked])
     print(f"perplexity of {len(new)} poems that were held out:")
-    print(f"    counted characters {counted_perplexity(known, new):.0f}")
-    print(f"    the model          {perplexity(transformer.model, new):.0f}")
+    print(f"    counted characters {perplexity(counted):.0f}")
+    print(f"    the model          {perplexity(said[asked]):.0f}")
     start, options = [tokenizer._token_start_id], {"temperature": 0.8, "top_k": 20}
     end = tokenizer._token_end_id
     for ids in transformer.generate([start] * 4, 50, end_token=end, seed=args.seed, **options):
