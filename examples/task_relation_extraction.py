@@ -70,23 +70,28 @@ def crossentropy(y_true, y_pred):
     return keras.ops.mean(keras.ops.sum(losses, axis=1))
 
 
+def best_spans(scores, most=16):
+    """Spans (first, last) that score above 0; not all, as an untrained model likes every one."""
+    spans = np.argwhere(scores > 0)
+    return spans[np.argsort(-scores[tuple(spans.T)])][:most]
+
+
 def extract(texts, tokenizer, model, predicates):
     """The triples of each text."""
     rows = [tokenizer.tokenize(text, maxlen=MAXLEN) for text in texts]
     ids = sequence_padding([tokenizer.tokens_to_ids(tokens) for tokens in rows])
     outputs = model.predict([ids, np.zeros_like(ids)], batch_size=BATCH_SIZE, verbose=0)
-    for text, tokens, *scores in zip(texts, rows, *outputs, strict=True):
+    for text, tokens, entities, heads, tails in zip(texts, rows, *outputs, strict=True):
         places = tokenizer.rematch(text, tokens)
-        entities, heads, tails = (score > 0 for score in scores)
+
+        def words(first, last, text=text, places=places):
+            return "".join(text[i] for place in places[first : last + 1] for i in place)
+
         triples = set()
-        for s, s_end in np.argwhere(entities[0]):
-            for o, o_end in np.argwhere(entities[1]):
-                words = [
-                    "".join(text[i] for place in places[a : b + 1] for i in place)
-                    for a, b in ((s, s_end), (o, o_end))
-                ]
-                for p in np.flatnonzero(heads[:, s, o] & tails[:, s_end, o_end]):
-                    triples.add((words[0], predicates[p], words[1]))
+        for s, s_end in best_spans(entities[0]):
+            for o, o_end in best_spans(entities[1]):
+                for p in np.flatnonzero((heads[:, s, o] > 0) & (tails[:, s_end, o_end] > 0)):
+                    triples.add((words(s, s_end), predicates[p], words(o, o_end)))
         yield triples
 
 
