@@ -66,7 +66,7 @@ def parse(parser, needs=()):
         if "config" in args and args.config is None:
             args.config, args.checkpoint, args.vocab = tiny_checkpoint()
         if "rate" in args:
-            args.rate, args.epochs = 1e-2, 2
+            args.rate, args.epochs = 1e-2, 3
         return args
     for name in needs:
         if getattr(args, name) is None:
@@ -111,7 +111,7 @@ def read_splits(path, toy=None):
     """
     if path is None:
         rng = np.random.default_rng(0)
-        return {part: (toy or toy_reviews)(64, rng) for part in ("train", "valid", "test")}
+        return {part: (toy or toy_reviews)(256, rng) for part in ("train", "valid", "test")}
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             files = {Path(n).name: archive.read(n) for n in archive.namelist() if n[-1] != "/"}
@@ -156,3 +156,33 @@ def encode_splits(splits, tokenizer, maxlen):
         rows = tokenizer.encode_batch(texts, maxlen=maxlen)
         encoded[part] = [sequence_padding(ids) for ids in zip(*rows, strict=True)], labels
     return encoded
+
+
+def tfidf_accuracy(splits, longest):
+    """Test accuracy of logistic regression on TF-IDF of up to so many characters in a row."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, longest), sublinear_tf=True)
+    model = make_pipeline(vectorizer, LogisticRegression(C=10, max_iter=1000))
+    return model.fit(*splits["train"]).score(*splits["test"])
+
+
+def plot_curves(history, marks, path):
+    """Loss and accuracy by epoch, other accuracies `{name: number}` as lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = range(1, len(history["loss"]) + 1)
+    for axes, key in ((left, "loss"), (right, "accuracy")):
+        axes.plot(epochs, history[key], "o-", label="training texts")
+        axes.plot(epochs, history[f"val_{key}"], "s-", label="validation texts")
+        axes.set(xlabel="epoch", ylabel=key, xticks=epochs)
+        axes.grid(alpha=0.3)
+    for (name, accuracy), style in zip(marks.items(), (":", "--"), strict=True):
+        right.axhline(accuracy, color="black", linestyle=style, label=f"{name}: {accuracy:.1%}")
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ from common import add_task_arguments, encode_splits, make_parser, parse, read_s
 
 from bert4keras3 import ops
 from bert4keras3.backend import keras
-from bert4keras3.layers import Layer
+from bert4keras3.layers import FirstToken, Layer
 from bert4keras3.models import build_transformer_model
 from bert4keras3.tokenizers import Tokenizer
 
@@ -71,13 +71,11 @@ def main():
             args.config, **files, prefix=prefix, return_keras_model=False, **options
         )
 
-    first = keras.layers.Lambda(
-        lambda x: x[:, 0], name="First", output_shape=lambda s: (s[0], s[2])
-    )
+    first_token = FirstToken()
     dense = keras.layers.Dense(int(splits["train"][1].max()) + 1, name="Classifier")
 
     def classify(x):
-        return dense(first(x))
+        return dense(first_token(x))
 
     def train(name, model):
         optimizer = keras.optimizers.AdamW(args.rate, weight_decay=0.01, global_clipnorm=1.0)
