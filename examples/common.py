@@ -14,7 +14,9 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from bert4keras3 import ops
 from bert4keras3.backend import keras
+from bert4keras3.layers import Layer
 from bert4keras3.models import build_transformer_model
 from bert4keras3.snippets import sequence_padding
 from bert4keras3.tokenizers import save_vocab
@@ -186,3 +188,26 @@ def plot_curves(history, marks, path):
     left.legend()
     right.legend()
     figure.savefig(path, dpi=120)
+
+
+def make_optimizer(rate, steps, weight_decay=0.01):
+    """AdamW whose rate rises for a tenth of the steps, then falls to nothing."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=rate, warmup_steps=max(steps // 10, 1)
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+
+
+class Pool(Layer):
+    """Mean and maximum of the vectors of a text: `(batch, length, n)` -> `(batch, 2 n)`."""
+
+    def call(self, x, mask):
+        real = ops.cast(mask, x.dtype)[:, :, None]
+        mean = ops.sum(x * real, axis=1) / ops.sum(real, axis=1)
+        return ops.concatenate([mean, ops.max(ops.where(real > 0, x, -1e4), axis=1)], axis=-1)
+
+    def compute_mask(self, x, mask=None):
+        return None
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], 2 * input_shape[2]

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from common import POEMS, character_vocabulary, make_parser, parse
+from common import POEMS, character_vocabulary, make_optimizer, make_parser, parse
 
 from bert4keras3.backend import keras
 from bert4keras3.models import build_transformer_model
@@ -82,14 +82,10 @@ def main():
     texts = list(rng.permutation(texts))
     held_out = BatchLoader(texts[::10], encode, 32, shuffle=False)
     train = BatchLoader([t for i, t in enumerate(texts) if i % 10], encode, 32, drop_last=True)
-    steps = args.epochs * len(train)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=args.rate, warmup_steps=max(steps // 10, 1)
-    )
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight"
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=1.0)
+    optimizer = make_optimizer(args.rate, args.epochs * len(train))
     transformer.model.compile(optimizer, loss, weighted_metrics=["accuracy"])
     print(f"{len(texts)} texts, {len(words)} words, {transformer.model.count_params():,} weights")
     for name in ("before", "after"):

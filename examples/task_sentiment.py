@@ -17,7 +17,9 @@ from collections import Counter
 
 import numpy as np
 from common import (
+    Pool,
     character_vocabulary,
+    make_optimizer,
     make_parser,
     parse,
     plot_curves,
@@ -25,9 +27,7 @@ from common import (
     tfidf_accuracy,
 )
 
-from bert4keras3 import ops
 from bert4keras3.backend import keras
-from bert4keras3.layers import Layer
 from bert4keras3.models import build_transformer_model
 from bert4keras3.snippets import BatchLoader, sequence_padding
 from bert4keras3.training.losses import smoothed_crossentropy
@@ -71,25 +71,9 @@ class Reader:
         pairs = [self.pairs.get(pair, 0) for pair in self.pairs_of(text)]
         return [self.characters["[CLS]"], *ids], [0, *pairs, 0][: len(ids) + 1]
 
-
-def padded(reader, texts, labels, length):
-    """`[characters, pairs]`, int `(texts, length)`, and labels."""
-    return [sequence_padding(ids, length) for ids in zip(*map(reader, texts), strict=True)], labels
-
-
-class Pool(Layer):
-    """Mean and maximum of the vectors of a text: `(batch, length, n)` -> `(batch, 2 n)`."""
-
-    def call(self, x, mask):
-        real = ops.cast(mask, x.dtype)[:, :, None]
-        mean = ops.sum(x * real, axis=1) / ops.sum(real, axis=1)
-        return ops.concatenate([mean, ops.max(ops.where(real > 0, x, -1e4), axis=1)], axis=-1)
-
-    def compute_mask(self, x, mask=None):
-        return None
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0], 2 * input_shape[2]
+    def arrays(self, texts, length):
+        """The ids of many texts: two int arrays `(texts, length)`."""
+        return [sequence_padding(ids, length) for ids in zip(*map(self, texts), strict=True)]
 
 
 def build(reader):
@@ -131,15 +115,18 @@ def main():
         seen = ~hidden[:-1] & ~hidden[1:]
         return (np.where(hidden[:-1], reader.characters["[MASK]"], ids), pairs * seen), label
 
-    train = BatchLoader(samples, encode, BATCH_SIZE, lengths, lambda s: len(s[0]), drop_last=True)
-    valid, test = (padded(reader, *splits[part], lengths[-1]) for part in ("valid", "test"))
-    model = build(reader)
-    steps = epochs * len(train)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=RATE, warmup_steps=max(steps // 10, 1)
+    train = BatchLoader(
+        samples, encode, BATCH_SIZE, lengths, lambda s: len(s[0]), drop_last=True, seed=args.seed
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0)
-    model.compile(optimizer, smoothed_crossentropy, metrics=["accuracy"])
+    valid, test = (
+        (reader.arrays(splits[part][0], lengths[-1]), splits[part][1]) for part in ("valid", "test")
+    )
+    model = build(reader)
+    model.compile(
+        make_optimizer(RATE, epochs * len(train), weight_decay=0.05),
+        smoothed_crossentropy,
+        metrics=["accuracy"],
+    )
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=epochs, restore_best_weights=True
     )
