@@ -183,8 +183,10 @@ def plot_curves(history, marks, path):
         axes.plot(epochs, history[f"val_{key}"], "s-", label="validation texts")
         axes.set(xlabel="epoch", ylabel=key, xticks=epochs)
         axes.grid(alpha=0.3)
-    for (name, accuracy), style in zip(marks.items(), (":", "--"), strict=True):
-        right.axhline(accuracy, color="black", linestyle=style, label=f"{name}: {accuracy:.1%}")
+    for (name, accuracy), style in zip(marks.items(), (":", "--", "-."), strict=True):
+        right.axhline(
+            accuracy, color="black", linestyle=style, label=f"{name}, test: {accuracy:.1%}"
+        )
     left.legend()
     right.legend()
     figure.savefig(path, dpi=120)

@@ -55,7 +55,6 @@ def main():
             model=args.model,
             head="sequence_classification",
             num_labels=classes,
-            ignore_invalid_weights=True,  # a checkpoint has no classifier
             **options,
         )
 

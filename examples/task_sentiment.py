@@ -141,9 +141,10 @@ def main():
     ).history
     accuracy = model.evaluate(*test, batch_size=256, verbose=0)[1]
     minutes = (time.perf_counter() - start) / 60
-    for name, value in {**baselines, "RoFormer": accuracy}.items():
+    accuracies = {**baselines, "RoFormer": accuracy}
+    for name, value in accuracies.items():
         print(f"{name:<30}{value:>8.2%} of {len(test[1])} test texts")
-    plot_curves(history, baselines, args.plot)
+    plot_curves(history, accuracies, args.plot)
     print(f"{minutes:.1f} minutes; the curves are in {args.plot}")
 
 
