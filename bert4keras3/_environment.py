@@ -1,4 +1,4 @@
-"""Chooses the Keras backend, before Keras is imported."""
+"""What the environment says: the Keras backend, chosen before Keras is imported, and switches."""
 
 import importlib.util
 import json
@@ -30,6 +30,20 @@ def select_backend():
     if configured in BACKENDS and configured not in installed:
         configured = None
     os.environ["KERAS_BACKEND"] = configured or installed[0]
+
+
+def is_switched_on(name):
+    """Whether an environment variable is set to something that means yes.
+
+    Raises:
+        ValueError: it is neither yes nor no.
+    """
+    value = os.environ.get(name, "").strip().lower()
+    if value in ("", "0", "n", "no", "f", "false", "off"):
+        return False
+    if value in ("1", "y", "yes", "t", "true", "on"):
+        return True
+    raise ValueError(f"environment variable {name}: expected 1 or 0, got {os.environ[name]!r}")
 
 
 def _configured_backend():

@@ -153,7 +153,7 @@ def project(x, kernel, transposed=False):
     return _keras_ops.reshape(product, (*x.shape[:-1], units))
 
 
-def recur(step, state, xs, remat=False):
+def recur(step, state, xs, remat=False, reverse=False):
     """A loop over the first axis, as `keras.ops.scan`, and differentiable on every backend.
 
     Keras' own takes results of the state's shape only, on TensorFlow.
@@ -163,16 +163,17 @@ def recur(step, state, xs, remat=False):
         state: a tensor.
         xs: a list of tensors `(steps, ...)`.
         remat: compute a step again for its gradient, instead of keeping what it computed.
+        reverse: begin with the last x.
 
     Returns:
-        The last state, and the ys `(steps, ...)`, of the state's dtype.
+        The last state, and the ys `(steps, ...)`, of the state's dtype, in the order of the xs.
     """
     if xs[0].shape[0] == 1:
         state, y = step(state, [x[0] for x in xs])
         return state, y[None]
-    step = keras.remat(step) if remat and _is_differentiated() else step
+    step = keras.remat(step) if remat and is_differentiated() else step
     if keras.backend.backend() != "tensorflow":
-        return _keras_ops.scan(step, state, xs)
+        return _keras_ops.scan(step, state, xs, reverse=reverse)
     import tensorflow as tf
 
     count = xs[0].shape[0]
@@ -184,17 +185,91 @@ def recur(step, state, xs, remat=False):
     results = tf.TensorArray(state.dtype, steps, infer_shape=True)
 
     def body(i, state, results):
-        state, y = step(state, [array.read(i) for array in arrays])
-        return i + 1, state, results.write(i, y)
+        place = steps - 1 - i if reverse else i
+        state, y = step(state, [array.read(place) for array in arrays])
+        return i + 1, state, results.write(place, y)
 
     # XLA differentiates a loop whose length it knows.
     _, state, results = tf.while_loop(
-        lambda i, *_: i < steps, body, (0, state, results), maximum_iterations=count
+        lambda i, *_: i < steps, body, (0, state, results), maximum_iterations=steps
     )
     return state, results.stack()
 
 
-def _is_differentiated():
+def value_and_gradients(function, arrays, differentiable=False):
+    """A function's value and its gradients, wherever in a program: `fit` may be around.
+
+    Args:
+        function: of a list of float tensors; returns a scalar tensor.
+        arrays: the list.
+        differentiable: the gradients will be differentiated themselves. Without it they
+            count as constants.
+
+    Returns:
+        The value, and the list of gradients; zeros for what the value does not depend on.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        value, gradients = jax.value_and_grad(function)(list(arrays))
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        arrays = [tf.convert_to_tensor(x) for x in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(arrays)
+            value = function(arrays)
+        gradients = tape.gradient(value, arrays, unconnected_gradients="zero")
+        gradients = [tf.convert_to_tensor(x) for x in gradients]
+    else:
+        import torch
+
+        with torch.enable_grad():
+            leaves = [x if x.requires_grad else x.detach().requires_grad_() for x in arrays]
+            value = function(leaves)
+            gradients = torch.autograd.grad(
+                value,
+                leaves,
+                create_graph=differentiable,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+    if not differentiable:
+        gradients = [_keras_ops.stop_gradient(x) for x in gradients]
+    return value, list(gradients)
+
+
+def noise_state():
+    """What random numbers depend on beside Keras' variables: torch's own, for its dropout.
+
+    Returns:
+        What `same_noise` takes; None where there is no such thing.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+
+
+@contextlib.contextmanager
+def same_noise(state):
+    """Within it random numbers come as they did after `noise_state()`, and go on as without it."""
+    if state is None:
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng():
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1])
+        yield
+
+
+def is_differentiated():
     """Whether a gradient may be taken of what is computed now."""
     if keras.backend.backend() != "torch":
         return True

@@ -2,7 +2,7 @@
 
 from bert4keras3 import ops
 from bert4keras3.backend.activations import register
-from bert4keras3.backend.labels import check_labels, spoil
+from bert4keras3.backend.labels import at_least_float32, check_labels, spoil
 from bert4keras3.backend.shapes import dtype
 from bert4keras3.ops import keras
 
@@ -22,6 +22,7 @@ def multilabel_categorical_crossentropy(y_true, y_pred, mask=None):
 
     Source: https://kexue.fm/archives/7359 and https://kexue.fm/archives/9064
     """
+    y_pred = at_least_float32(y_pred)
     y_true = ops.cast(y_true, y_pred.dtype)
     low = ops.lowest(dtype(y_pred))
     counted = y_pred > low
@@ -55,7 +56,7 @@ def sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=False, 
 
     Source: https://kexue.fm/archives/7359
     """
-    y_true = ops.cast(y_true, "int32")
+    y_true, y_pred = ops.cast(y_true, "int32"), at_least_float32(y_pred)
     low = ops.lowest(dtype(y_pred))
     counted = None if mask is None else ops.cast(mask, "bool")[..., None]
     name = "sparse_multilabel_categorical_crossentropy"

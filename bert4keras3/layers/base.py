@@ -4,6 +4,7 @@ import inspect
 
 from bert4keras3 import ops
 from bert4keras3.backend import get_activation
+from bert4keras3.layers.recomputing import recomputed
 from bert4keras3.ops import keras
 
 Policy = keras.dtype_policies.DTypePolicy
@@ -45,6 +46,11 @@ class Layer(Direct, Configured, keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        # Keras asks for it where the layer was made within a `keras.RematScope`.
+        chosen = super().rematerialized_call(layer_call, *args, **kwargs)
+        return layer_call if chosen is layer_call else recomputed(self, layer_call)
 
     def add_layer(self, name, layer_class, input_shape, **options):
         """Make and build a layer of this layer's dtype; `name`, its attribute, is file format."""

@@ -5,6 +5,7 @@ import inspect
 import warnings
 from pathlib import Path
 
+from bert4keras3._environment import is_switched_on
 from bert4keras3.models.config import (
     ALIASES,
     DEFAULTS,
@@ -120,7 +121,7 @@ def _adapt(transformer, asked):
     """LoRA, where it is asked for."""
     from bert4keras3.training import lora
 
-    if asked is None and lora.is_asked_for():
+    if asked is None and is_switched_on("ENABLE_LORA"):
         lora.follow_environment(transformer)
     elif isinstance(asked, dict):
         lora.enable_lora(transformer, **asked)

@@ -1,17 +1,22 @@
 """The base of every model: four verbs, one way to call layers, one forward."""
 
+import contextlib
 import inspect
 from collections import Counter
 
+from bert4keras3._environment import is_switched_on
 from bert4keras3.layers import (
     Add,
     AttentionBias,
     Concatenate1D,
+    DisentangledSelfAttention,
     Dropout,
     FeedForward,
+    GatedAttentionUnit,
     Lambda,
     LayerNormalization,
     MultiHeadAttention,
+    RecurrentLayer,
 )
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Stepwise, as_list, call_parameters
@@ -24,6 +29,14 @@ from bert4keras3.weights.deferred import defer
 POST = {"after": "Norm"}
 PRE = {"before": "Norm"}
 SANDWICH = {"before": "Norm", "inner": "Norm-post"}
+# With remat, layers that compute again what they need for gradients; norms do, too.
+RECOMPUTED = (
+    MultiHeadAttention,
+    DisentangledSelfAttention,
+    GatedAttentionUnit,
+    FeedForward,
+    RecurrentLayer,
+)
 
 
 class Transformer(Stepwise, Generating, Headed, Checkpoints):
@@ -74,6 +87,9 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         num_labels: number of classes, that of `labels` or 2 by default.
         labels: their names, kept for exports.
         classifier_dropout: dropout before the classifier, dropout_rate by default.
+        remat: in training, compute again what attention, feed-forward layers and norms
+            computed inside, for their gradients, instead of keeping it; None for what the
+            environment variable RECOMPUTE says.
 
     Raises:
         TypeError: a keyword no class of the family takes, or an option of a base class
@@ -150,6 +166,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         num_labels=None,
         labels=None,
         classifier_dropout=None,
+        remat=None,
         **kwargs,
     ):
         if kwargs:
@@ -200,6 +217,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         if layer_norm_epsilon is not None:
             self.norm_epsilon, self.norm_epsilons = layer_norm_epsilon, {}
         self.set_head(head, num_labels, labels, classifier_dropout)
+        self.remat = is_switched_on("RECOMPUTE") if remat is None else remat
         self.defers_weights = False
         self._stateful_calls = {}
         self._ends_stateful = False  # whether a final layer has memory
@@ -353,7 +371,8 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             kwargs["arguments"], arguments = arguments, {}
         name = kwargs["name"] = self.prefixed(kwargs.get("name"))
         if name not in self.layers:
-            made = layer(**self._deferred(name, kwargs))
+            with self._recomputing(layer):
+                made = layer(**self._deferred(name, kwargs))
             name = made.name
             self.layers[name] = made
         if inputs is None:
@@ -366,6 +385,11 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         """A layer's arguments; what a checkpoint will fill is not drawn at random first."""
         known = self._loaded_layers if self.defers_weights else ()
         return defer(kwargs) if name in known else kwargs
+
+    def _recomputing(self, layer):
+        """What a layer is made within: Keras' scope where it is to compute things again."""
+        recomputes = inspect.isclass(layer) and issubclass(layer, (*RECOMPUTED, self.norm_class))
+        return keras.RematScope() if self.remat and recomputes else contextlib.nullcontext()
 
     def _run(self, name, inputs, arguments):
         """Call the layer, within the decoding step where there is one."""

@@ -1,5 +1,11 @@
 """What training needs beside Keras."""
 
+from bert4keras3.training.adversarial import (
+    adversarial_training,
+    gradient_penalty,
+    virtual_adversarial_training,
+)
+from bert4keras3.training.attribution import integrated_gradients
 from bert4keras3.training.lora import (
     active_lora,
     enable_lora,
@@ -11,3 +17,4 @@ from bert4keras3.training.lora import (
     unmerge_lora,
 )
 from bert4keras3.training.lora_files import load_lora, save_lora
+from bert4keras3.training.optimizers import AdamW, ByLayer, PiecewiseLinear, layerwise_decay

@@ -8,7 +8,6 @@ save_lora(model, "my-adapter")    # a folder that PEFT loads
 merge_lora(model)                 # a plain model again
 """
 
-import os
 import re
 
 from bert4keras3.layers import (
@@ -97,11 +96,6 @@ def follow_environment(transformer):
     set_adapter(transformer, "default", trainable=True)
     layers = keras_model(transformer).layers
     freeze_base(transformer, [layer for layer in layers if "norm" in layer.name.lower()])
-
-
-def is_asked_for():
-    """Whether the environment variable ENABLE_LORA is on."""
-    return os.environ.get("ENABLE_LORA", "").lower() in ("1", "true", "yes", "y", "on", "t")
 
 
 # ------------------------------------------------------------------ what to adapt

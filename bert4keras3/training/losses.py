@@ -2,11 +2,10 @@
 
 from bert4keras3 import ops
 from bert4keras3.backend import (
-    dtype,
     multilabel_categorical_crossentropy,
     sparse_multilabel_categorical_crossentropy,
 )
-from bert4keras3.backend.labels import check_labels, masked_mean, spoil
+from bert4keras3.backend.labels import at_least_float32, check_labels, masked_mean, spoil
 
 __all__ = [
     "cosent_loss",
@@ -28,7 +27,7 @@ def pair_similarities(vectors):
     Returns:
         `(n,)`.
     """
-    vectors = _float(vectors)
+    vectors = at_least_float32(vectors)
     squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     # Bounded before the root, whose gradient at 0 is infinite.
     vectors = vectors / ops.sqrt(ops.maximum(squares, 1e-12))
@@ -51,7 +50,7 @@ def cosent_loss(y_true, y_pred, scale=20.0, mask=None):
 
     Source: https://kexue.fm/archives/8847
     """
-    similarities = ops.reshape(_float(y_pred), (-1,)) * scale
+    similarities = ops.reshape(at_least_float32(y_pred), (-1,)) * scale
     labels = ops.reshape(ops.cast(y_true, similarities.dtype), (-1,))
     ordered = labels[:, None] > labels[None, :]
     if mask is not None:
@@ -119,13 +118,8 @@ def smoothed_crossentropy(y_true, y_pred, smoothing=0.1, from_logits=True, mask=
     return _finish(loss, fine, mask)
 
 
-def _float(x):
-    x = ops.convert_to_tensor(x)
-    return x if dtype(x) == "float64" else ops.cast(x, "float32")
-
-
 def _log_probabilities(y_pred, from_logits):
-    y_pred = _float(y_pred)
+    y_pred = at_least_float32(y_pred)
     if from_logits:
         return ops.log_softmax(y_pred, axis=-1)
     return ops.log(ops.clip(y_pred, 1e-7, 1.0))
