@@ -7,10 +7,10 @@
 The model goes on after a clause of a poem; with the adapter it says title and author instead.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+from common import make_parser
 from train_poet import DATA, first_clause, read_poems
 
 from bert4keras3.backend import keras
@@ -40,14 +40,13 @@ def encode(pairs, tokenizer, end):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, pretrained=False)
     parser.add_argument("--model", type=Path, default=DATA / "poet")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("adapter"))
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--smoke", action="store_true", help="as little as will run")
     arguments = parser.parse_args(arguments)
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(arguments.seed)
     tokenizer = load_tokenizer(arguments.model)
     pairs = read_pairs(arguments.pairs)[: 16 if arguments.smoke else None]
     options = {"with_lm": "linear", "return_keras_model": False}

@@ -8,7 +8,9 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = sorted(
-    path for name in ("basic_*.py", "task_*.py", "pretrain.py") for path in EXAMPLES.glob(name)
+    path
+    for name in ("basic_*.py", "task_*.py", "pretrain.py", "tune_lora.py")
+    for path in EXAMPLES.glob(name)
 )
 
 
