@@ -1,5 +1,6 @@
-"""Adapters from and to the library PEFT.  Needs torch, transformers and peft."""
+"""Adapters from and to the library PEFT.  KERAS_BACKEND=torch pytest tests/test_lora_peft.py"""
 
+import keras
 import numpy as np
 import pytest
 from test_lora import disturb, everywhere
@@ -12,7 +13,11 @@ from bert4keras3.weights import CheckpointError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "torch", reason="on torch, where PEFT is"),
+    # What PEFT says of patterns that match nothing, of tied tables and of saving tables.
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning"),
+]
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 ENCODER = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 32}
