@@ -207,7 +207,7 @@ def test_remat_keeps_less(name, monkeypatch):
     kept = []
     for value in ("0", "1"):
         monkeypatch.setenv("RECOMPUTE", value)
-        model, arrays = new_model(name)
+        model, arrays = new_model(name, num_hidden_layers=2)
         weights = {w.value.data_ptr() for w in model.weights}
         found = {}
 
