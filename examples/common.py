@@ -14,7 +14,9 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from bert4keras3 import ops
 from bert4keras3.backend import keras
+from bert4keras3.layers import Layer
 from bert4keras3.models import build_transformer_model
 from bert4keras3.snippets import sequence_padding
 from bert4keras3.tokenizers import save_vocab
@@ -156,3 +158,58 @@ def encode_splits(splits, tokenizer, maxlen):
         rows = tokenizer.encode_batch(texts, maxlen=maxlen)
         encoded[part] = [sequence_padding(ids) for ids in zip(*rows, strict=True)], labels
     return encoded
+
+
+def tfidf_accuracy(splits, longest):
+    """Test accuracy of logistic regression on TF-IDF of up to so many characters in a row."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, longest), sublinear_tf=True)
+    model = make_pipeline(vectorizer, LogisticRegression(C=10, max_iter=1000))
+    return model.fit(*splits["train"]).score(*splits["test"])
+
+
+def plot_curves(history, marks, path):
+    """Loss and accuracy by epoch, other accuracies `{name: number}` as lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = range(1, len(history["loss"]) + 1)
+    for axes, key in ((left, "loss"), (right, "accuracy")):
+        axes.plot(epochs, history[key], "o-", label="training texts")
+        axes.plot(epochs, history[f"val_{key}"], "s-", label="validation texts")
+        axes.set(xlabel="epoch", ylabel=key, xticks=epochs)
+        axes.grid(alpha=0.3)
+    for (name, accuracy), style in zip(marks.items(), (":", "--", "-."), strict=True):
+        right.axhline(
+            accuracy, color="black", linestyle=style, label=f"{name}, test: {accuracy:.1%}"
+        )
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=120)
+
+
+def make_optimizer(rate, steps, weight_decay=0.01):
+    """AdamW whose rate rises for a tenth of the steps, then falls to nothing."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=rate, warmup_steps=max(steps // 10, 1)
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+
+
+class Pool(Layer):
+    """Mean and maximum of the vectors of a text: `(batch, length, n)` -> `(batch, 2 n)`."""
+
+    def call(self, x, mask):
+        real = ops.cast(mask, x.dtype)[:, :, None]
+        mean = ops.sum(x * real, axis=1) / ops.sum(real, axis=1)
+        return ops.concatenate([mean, ops.max(ops.where(real > 0, x, -1e4), axis=1)], axis=-1)
+
+    def compute_mask(self, x, mask=None):
+        return None
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], 2 * input_shape[2]

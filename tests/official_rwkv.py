@@ -13,19 +13,9 @@ def rwkv6_tensors(
 ):
     """`{name: float32 array}` of an x060 model."""
     draw = _drawer(seed)
-    tensors = {
-        "emb.weight": draw(vocab, hidden, scale=1.0),
-        "blocks.0.ln0.weight": 1 + draw(hidden),
-        "blocks.0.ln0.bias": draw(hidden),
-        "ln_out.weight": 1 + draw(hidden),
-        "ln_out.bias": draw(hidden),
-        "head.weight": draw(vocab, hidden),
-    }
+    tensors = _common_tensors(draw, vocab, hidden, layers)
     for i in range(layers):
         block = f"blocks.{i}."
-        for norm in ("ln1", "ln2", "att.ln_x"):
-            tensors[f"{block}{norm}.weight"] = 1 + draw(hidden)
-            tensors[f"{block}{norm}.bias"] = draw(hidden)
         for name in "xwkvrg":
             tensors[f"{block}att.time_maa_{name}"] = draw(1, 1, hidden)
         tensors[f"{block}att.time_maa_w1"] = draw(hidden, 5 * rank)
@@ -41,6 +31,43 @@ def rwkv6_tensors(
         tensors[f"{block}ffn.key.weight"] = draw(inner, hidden)
         tensors[f"{block}ffn.value.weight"] = draw(hidden, inner)
         tensors[f"{block}ffn.receptance.weight"] = draw(hidden, hidden)
+    return tensors
+
+
+def rwkv7_tensors(vocab=40, hidden=32, layers=3, head_size=8, ranks=(6, 5, 4, 7), inner=56, seed=0):
+    """`{name: float32 array}` of an x070 model; ranks of w, a, v and g."""
+    draw = _drawer(seed)
+    tensors = _common_tensors(draw, vocab, hidden, layers)
+    for i in range(layers):
+        block = f"blocks.{i}."
+        for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "k_k", "k_a"):
+            tensors[f"{block}att.{name}"] = draw(1, 1, hidden)
+        tensors[f"{block}att.r_k"] = draw(hidden // head_size, head_size)
+        for name, rank in zip("wavg", ranks, strict=True):
+            if name == "v" and i == 0:
+                continue
+            tensors[f"{block}att.{name}1"] = draw(hidden, rank)
+            tensors[f"{block}att.{name}2"] = draw(rank, hidden, scale=1.0)
+            if name != "g":
+                tensors[f"{block}att.{name}0"] = draw(1, 1, hidden, scale=1.0)
+        for name in ("receptance", "key", "value", "output"):
+            tensors[f"{block}att.{name}.weight"] = draw(hidden, hidden)
+        tensors[f"{block}ffn.x_k"] = draw(1, 1, hidden)
+        tensors[f"{block}ffn.key.weight"] = draw(inner, hidden)
+        tensors[f"{block}ffn.value.weight"] = draw(hidden, inner)
+    return tensors
+
+
+def _common_tensors(draw, vocab, hidden, layers):
+    """Tables and norms."""
+    norms = [f"blocks.{i}.{name}" for i in range(layers) for name in ("ln1", "ln2", "att.ln_x")]
+    tensors = {
+        "emb.weight": draw(vocab, hidden, scale=1.0),
+        "head.weight": draw(vocab, hidden),
+    }
+    for name in ("blocks.0.ln0", "ln_out", *norms):
+        tensors[f"{name}.weight"] = 1 + draw(hidden)
+        tensors[f"{name}.bias"] = draw(hidden)
     return tensors
 
 

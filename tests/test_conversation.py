@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny import assert_close, build
+from tiny import assert_close, build, each
 
 from bert4keras3.generation import Chat, Conversation, TextGenerator
 from bert4keras3.weights import CheckpointError
@@ -16,9 +16,7 @@ def prompt(length, seed=0):
     return np.random.default_rng(seed).integers(3, 50, length).tolist()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "llama" else pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.parametrize("name", each(NAMES, ["llama"]))
 def test_turns_equal_whole_generations(name):
     """Ten turns; each computes what is new, and gives what the whole text alone gives."""
     transformer = build(name, max_position=128)
@@ -65,7 +63,7 @@ def test_leaving_a_stream_early_keeps_the_memory():
     assert conversation.prefilled <= 4
 
 
-@pytest.mark.parametrize("name", ["llama", "gau_lm"])
+@pytest.mark.parametrize("name", each(["llama", "gau_lm"], ["llama"]))
 def test_saved_and_loaded(name, tmp_path):
     transformer = build(name)
     conversation, text = Conversation(transformer), prompt(9)
@@ -165,6 +163,7 @@ def test_a_chat_of_ten_turns_computes_what_is_new(folder):
     assert [m["role"] for m in chat.messages] == ["system"] and chat.conversation.ids == []
 
 
+@pytest.mark.once
 def test_a_chat_s_ids_are_those_of_its_text(folder):
     chat = Chat(folder, max_new_tokens=8)
     first = chat.send("Good morning!")
@@ -176,6 +175,7 @@ def test_a_chat_s_ids_are_those_of_its_text(folder):
     assert first == decoded
 
 
+@pytest.mark.once
 def test_a_reply_that_is_left_stays_as_far_as_it_came(folder):
     chat = Chat(folder, max_new_tokens=30, end_token=-1)
     stream = chat.stream("Tell me more.")
@@ -186,6 +186,7 @@ def test_a_reply_that_is_left_stays_as_far_as_it_came(folder):
     assert len(chat.messages) == 4
 
 
+@pytest.mark.once
 def test_a_folder_without_a_template(folder, tmp_path):
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -212,6 +213,7 @@ def run_chat(monkeypatch, capsys, folder, lines, *options):
     return status, capsys.readouterr()
 
 
+@pytest.mark.once
 def test_the_command(monkeypatch, capsys, folder):
     lines = ["Hello!", "", "/reset", "Hello!", "/exit", "never read"]
     status, written = run_chat(monkeypatch, capsys, folder, lines)
@@ -220,11 +222,13 @@ def test_the_command(monkeypatch, capsys, folder):
     assert before == after and before.endswith("\n")
 
 
+@pytest.mark.once
 def test_the_command_ends_with_the_input_and_with_an_interrupt(monkeypatch, capsys, folder):
     assert run_chat(monkeypatch, capsys, folder, [])[0] == 0
     assert run_chat(monkeypatch, capsys, folder, [KeyboardInterrupt()])[0] == 130
 
 
+@pytest.mark.once
 def test_an_interrupt_ends_a_reply_and_not_the_chat(monkeypatch, capsys, folder):
     from bert4keras3.cli import chat as command
 
@@ -242,6 +246,7 @@ def test_an_interrupt_ends_a_reply_and_not_the_chat(monkeypatch, capsys, folder)
     assert written.out.startswith(f"{stopped[0]} (stopped)\n") and written.out.count("\n") >= 2
 
 
+@pytest.mark.once
 def test_the_command_says_what_is_missing(monkeypatch, capsys, tmp_path):
     status, written = run_chat(monkeypatch, capsys, tmp_path / "nothing", [])
     assert status == 1 and "nothing" in written.err

@@ -1,13 +1,15 @@
 """Signatures and code blocks of the documents that define the product."""
 
 import inspect
+import json
 
 import keras
 import numpy as np
 import pytest
-from tiny import SIZES
+from tiny import SIZES, build, predict, randomize
 
-from bert4keras3 import backend, layers, models, snippets, tokenizers
+from bert4keras3 import backend, layers, models, ops, snippets, tokenizers
+from bert4keras3.backend import K
 
 SIGNATURES = {
     tokenizers.Tokenizer: "token_dict do_lower_case word_maxlen",
@@ -203,7 +205,201 @@ def test_gemma_style_alias_of_feed_forward():
     np.testing.assert_allclose(found, (gelu * (x @ up)) @ down, atol=1e-5)
 
 
-def test_ops_is_keras_ops():
-    from bert4keras3 import ops
+def test_float_ids_are_decoded():
+    """The chapter on SpTokenizer: ids that are not ints."""
+    words = dict(zip(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"床前明月光，"], range(10), strict=True))
+    tokenizer = tokenizers.Tokenizer(words)
+    ids = np.arange(10) * 1.0
+    assert tokenizer.decode([int(t) for t in ids]) == "床前明月光，"
 
+
+def test_time_shift_is_that_of_the_document():
+    """The chapter on TimeShift, whose code is the whole layer."""
+
+    def call(inputs, cache_x=None):
+        x = ops.pad(inputs, [[0, 0], [1, 0], [0, 0]], constant_values=0.0)[:, :-1, :]
+        if cache_x is not None:
+            x = ops.slice_update(x, [0, 0, 0], cache_x)
+        return x - inputs
+
+    rng = np.random.default_rng(0)
+    x, cache_x = (ops.convert_to_tensor(rng.normal(size=(2, n, 4)), "float32") for n in (5, 1))
+    for arguments in ((x,), (x, cache_x)):
+        found = ops.convert_to_numpy(layers.TimeShift()(*arguments))
+        np.testing.assert_allclose(found, ops.convert_to_numpy(call(*arguments)), atol=1e-6)
+
+
+def test_cache_model_with_a_length_for_each_input():
+    """The chapter on build_cache_model: a BERT has two inputs."""
+    maxlen = 16
+    input_lengths = [maxlen, maxlen]
+    transformer = build("bert_unilm")
+    cache_model = transformer.build_cache_model(input_lengths, end_token=-1)
+    prompt = [3, 4, 5]
+    tokens = snippets.sequence_padding([prompt], maxlen)
+    segments = np.array([[0] * 3 + [1] * (maxlen - 3)])
+    found = cache_model.predict([tokens, segments], verbose=0)
+    assert found[0].tolist() == prompt + transformer.generate(prompt, maxlen - 3)
+
+
+def test_t5_gives_its_halves(tmp_path):
+    """The chapter on T5: the two models within one."""
+    saved = build("t5_1_1")
+    config_path, keras_weights_path = tmp_path / "config.json", tmp_path / "t5.weights.h5"
+    sizes = {**SIZES, "hidden_act": ["gelu", "linear"], "num_decoder_layers": 1}
+    config_path.write_text(json.dumps({**sizes, "attention_head_size": 6}))
+    saved.save_weights(keras_weights_path)
+    t5 = models.build_transformer_model(
+        config_path=config_path,
+        model="mt5.1.1",
+        return_keras_model=False,
+        keras_weights_path=keras_weights_path,
+        cross_position_bias=False,
+        logit_scale=False,
+    )
+    encoder = t5.encoder
+    decoder = t5.decoder
+    x, y = np.array([[5, 6, 7, 8]]), np.array([[0, 9, 10]])
+    expected = predict(saved.model, [x, y])[0]
+    np.testing.assert_allclose(
+        predict(decoder, [*predict(encoder, [x]), y])[0], expected, atol=1e-5
+    )
+
+
+class Guide(models.BERT):
+    """A BERT whose methods are those of the guide to models, with `ops` where it has `K`."""
+
+    def call(self, inputs):
+        # Embedding
+        outputs = self.apply_embeddings(inputs)
+        # Main
+        for i in range(self.num_hidden_layers):
+            outputs = self.apply_main_layers(outputs, i)
+        # Final
+        outputs = self.apply_final_layers(outputs)
+        return outputs
+
+    def set_inputs(self, inputs, additional_input_layers=None):
+        if inputs is None:
+            inputs = []
+        elif not isinstance(inputs, list):
+            inputs = [inputs]
+
+        inputs = inputs[:]
+        if additional_input_layers is not None:
+            if not isinstance(additional_input_layers, list):
+                additional_input_layers = [additional_input_layers]
+            inputs.extend(additional_input_layers)
+
+        self.inputs = inputs
+        if len(inputs) > 1:
+            self.input = inputs
+        else:
+            self.input = inputs[0]
+
+    def load_embeddings(self, embeddings):
+        embeddings = embeddings.astype(K.floatx())
+
+        if self.keep_tokens is not None:
+            embeddings = embeddings[self.keep_tokens]
+
+        if self.compound_tokens is not None:
+            ext_embeddings = []
+            for item in self.compound_tokens:
+                if isinstance(item, list):
+                    item = (item, [1] * len(item))
+                ext_embeddings.append(np.average(embeddings[item[0]], 0, item[1]))
+            embeddings = np.concatenate([embeddings, ext_embeddings], 0)
+
+        return embeddings
+
+
+class GuideLM(Guide):
+    """With the guide's mask of language models."""
+
+    def compute_attention_bias(self, inputs=None):
+        if self.attention_bias is None:
+
+            def lm_mask(s):
+                seq_len = ops.shape(s)[1]
+                idxs = ops.arange(0, seq_len)
+                mask = idxs[None, :] <= idxs[:, None]
+                mask = ops.cast(mask, K.floatx())
+                return -(1 - mask[None, None]) * 1e12
+
+            self.attention_bias = self.apply(
+                inputs=self.inputs[0],
+                layer=layers.Lambda,
+                function=lm_mask,
+                name="Attention-LM-Mask",
+            )
+
+        return self.attention_bias
+
+
+class GuideUniLM(Guide):
+    """With the mask that the guide describes for UniLM; its code there is the other mask's."""
+
+    def compute_attention_bias(self, inputs=None):
+        if self.attention_bias is None:
+
+            def unilm_mask(s):
+                idxs = ops.cumsum(s, axis=1)
+                mask = idxs[:, None, :] <= idxs[:, :, None]
+                mask = ops.cast(mask, K.floatx())
+                return -(1 - mask[:, None]) * 1e12
+
+            self.attention_bias = self.apply(
+                inputs=self.inputs[1],
+                layer=layers.Lambda,
+                function=unilm_mask,
+                name="Attention-UniLM-Mask",
+            )
+
+        return self.attention_bias
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """(config_path, checkpoint_path) of a tiny BERT."""
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "config.json").write_text(json.dumps(SIZES))
+    transformer = build("bert", with_mlm=True)
+    randomize(transformer.model)
+    transformer.save_weights_as_checkpoint(folder / "bert_model.ckpt")
+    return folder / "config.json", folder / "bert_model.ckpt"
+
+
+@pytest.mark.parametrize("application, cls", [("lm", GuideLM), ("unilm", GuideUniLM)])
+def test_methods_as_the_guide_to_models_has_them(checkpoint, application, cls):
+    """They do what ours do, and what `application` does."""
+    config_path, checkpoint_path = checkpoint
+    keep = [0, 1, 2, 3, 10, 11, 12]
+    options = {"keep_tokens": keep, "compound_tokens": [[4, 5], ([5, 6], [1, 3])]}
+    model = models.build_transformer_model(
+        config_path=config_path,
+        checkpoint_path=checkpoint_path,
+        model="bert",
+        application=application,
+        **options,
+    )
+    own = models.build_transformer_model(
+        config_path, checkpoint_path, model=cls, with_mlm=True, **options
+    )
+    tokens, segments = np.array([[2, 5, 7, 8, 3, 6]]), np.array([[0, 0, 0, 1, 1, 1]])
+    (expected,), (found,) = (predict(m, [tokens, segments]) for m in (model, own))
+    assert found.shape == (1, 6, len(keep) + 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    changed = tokens.copy()
+    changed[0, -1] = 4
+    np.testing.assert_allclose(
+        predict(own, [changed, segments])[0][:, :-1], found[:, :-1], atol=1e-5
+    )
+
+
+def test_nsp_needs_the_pooled_token():
+    assert build("bert", with_nsp=True, with_pool=False).with_pool
+
+
+def test_ops_is_keras_ops():
     assert ops.softmax is keras.ops.softmax

@@ -99,7 +99,7 @@ def texts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tunes_state", [False, True])
+@pytest.mark.parametrize("tunes_state", [False, pytest.param(True, marks=pytest.mark.once)])
 def test_training(files, tunes_state):
     RWKV = build(files)
     if tunes_state:
@@ -143,7 +143,7 @@ def test_training_from_tfrecords(files, tmp_path):
     assert np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("penalty", [1.0, pytest.param(1.2, marks=pytest.mark.once)])
 def test_generation(files, penalty):
     temperature = 1.0
     RWKV = build(
@@ -167,7 +167,7 @@ def test_generation(files, penalty):
     assert len(o2) > len(prompt)
 
 
-@pytest.mark.parametrize("through", ["predict", "call"])
+@pytest.mark.parametrize("through", ["predict", pytest.param("call", marks=pytest.mark.once)])
 def test_generation_with_states(files, through):
     """The memory is handed on: every chunk has `maxlen` ids, the first of them the last one's."""
     RWKV = build(files)

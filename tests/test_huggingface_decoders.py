@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from tiny import assert_close, build, predict
+from tiny import assert_close, build, each, predict
 
 from bert4keras3 import backend
 from bert4keras3.models import build_transformer_model
@@ -151,8 +151,7 @@ def test_outputs_are_equal(name, left, tmp_path):
     assert_close(found[mask], expected.numpy()[mask])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name != "LlamaModel"])
+@pytest.mark.parametrize("name", each([name for name in CASES if name != "LlamaModel"], QUICK))
 def test_export_is_what_was_loaded(name, tmp_path):
     theirs = saved(name, tmp_path / "theirs")
     ours = build_transformer_model(tmp_path / "theirs", return_keras_model=False)
@@ -168,8 +167,9 @@ def test_export_is_what_was_loaded(name, tmp_path):
     assert_close(b[mask], a[mask], 0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in CASES if n not in ("LlamaModel", "Llama-dynamic")])
+@pytest.mark.parametrize(
+    "name", each([n for n in CASES if n not in ("LlamaModel", "Llama-dynamic")], QUICK)
+)
 def test_greedy_generation_of_64_tokens(name, tmp_path):
     """Far past every sliding window; two prompts of different lengths at once."""
     theirs = saved(name, tmp_path, max_position_embeddings=128)

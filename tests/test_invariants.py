@@ -29,9 +29,9 @@ def test_padded_rows_equal_the_rows_alone(name):
 
 @pytest.mark.parametrize("name", tiny.each(tiny.ALL))
 def test_compiled_equals_eager(name):
-    """Two lengths: TensorFlow then compiles for any."""
+    """TensorFlow compiles for any length once it has seen a second one."""
     transformer = build(name)
-    for length in (9, 6):
+    for length in (9, 6) if keras.backend.backend() == "tensorflow" else (9,):
         arrays = inputs_for(transformer, length=length)
         expected = predict(transformer.model, arrays)
         for a, b in zip(compiled(transformer.model, arrays), expected, strict=True):
@@ -154,7 +154,7 @@ def test_one_fit_lowers_the_loss(name):
     model = keras.Model(transformer.inputs, transformer.outputs[-1])
     model.compile(keras.optimizers.Adam(1e-3), "mse")
     inputs = arrays if len(arrays) > 1 else arrays[0]
-    target = np.zeros_like(model.predict_on_batch(inputs))
+    target = np.zeros_like(predict(model, arrays)[0])
     before = model.evaluate(inputs, target, verbose=0)
     model.fit(inputs, target, epochs=5, verbose=0)
     assert model.evaluate(inputs, target, verbose=0) < before

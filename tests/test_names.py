@@ -105,8 +105,10 @@ def test_training_names():
     """What the guide to training calls by name."""
     from bert4keras3 import training
 
-    for name in """AdamW ByLayer PiecewiseLinear adversarial_training gradient_penalty
-        integrated_gradients layerwise_decay virtual_adversarial_training""".split():
+    for name in """AdamW ByLayer PiecewiseLinear active_lora adversarial_training enable_lora
+        gradient_penalty integrated_gradients layerwise_decay load_lora lora_adapters lora_targets
+        merge_lora remove_lora save_lora set_adapter unmerge_lora
+        virtual_adversarial_training""".split():
         assert hasattr(training, name), name
 
 

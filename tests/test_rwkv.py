@@ -8,13 +8,18 @@ import tiny
 from tiny import assert_close, draw, inputs_for, numpy, predict, tensor
 
 from bert4keras3.generation.conversation import Conversation
-from bert4keras3.layers import ChannelMix, TimeMix, TimeShift
+from bert4keras3.layers import (
+    ChannelMix,
+    RWKV7ChannelMix,
+    RWKV7TimeMix,
+    TimeMix,
+    TimeShift,
+)
 from bert4keras3.models import build_transformer_model
 from bert4keras3.models.recurrent import RecurrentModel
 from bert4keras3.weights import CheckpointError
 
-FAMILIES = ["rwkv6"]
-TENSORS = {"rwkv6": official_rwkv.rwkv6_tensors}
+TENSORS = {"rwkv6": official_rwkv.rwkv6_tensors, "rwkv7": official_rwkv.rwkv7_tensors}
 
 
 @pytest.fixture
@@ -26,8 +31,8 @@ def official(request, tmp_path):
     return name, tensors, path
 
 
-each_official = pytest.mark.parametrize("official", FAMILIES, indirect=True)
-each_family = pytest.mark.parametrize("name", FAMILIES)
+each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
+each_family = pytest.mark.parametrize("name", TENSORS)
 
 
 def build(name, **kwargs):
@@ -78,7 +83,7 @@ def test_export_of_official_files(official, tmp_path):
     name, tensors, path = official
     transformer = load(name, path)
     norm = transformer.layers["RWKV-0-TimeMix"].group_norm
-    if hasattr(norm, "group_ln"):
+    if norm.group_ln.weights:
         # What only a `.weights.h5` file has goes into the rest.
         before = predict(transformer.model, [IDS])[0]
         norm.group_ln.set_weights([np.full(8, 2.0), np.full(8, 0.5)])
@@ -97,6 +102,20 @@ def test_export_of_official_files(official, tmp_path):
     assert other.vocab_size == 4
     head = other.layers["RWKV-LM"].get_weights()[0].T
     assert_close(head, tensors["head.weight"][[0, 3, 5, 7]], 1e-2)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("official", ["rwkv7"], indirect=True)
+def test_what_the_first_block_of_rwkv7_ignores(official, tmp_path):
+    """Files may have a mix of its value with the first block's, which it is."""
+    name, tensors, path = official
+    expected = predict(load(name, path).model, [IDS])[0]
+    spare = {f"blocks.0.att.v{i}": tensors[f"blocks.1.att.v{i}"] for i in range(3)}
+    official_rwkv.save(path, {**tensors, **spare})
+    transformer = load(name, path)
+    assert transformer.load_report.complete
+    assert transformer.load_report.unused == sorted(spare)
+    assert_close(predict(transformer.model, [IDS])[0], expected, 0)
 
 
 IDS = np.arange(1, 13, dtype="int32")[None]
@@ -128,7 +147,11 @@ def test_time_shift():
     assert_close(numpy(TimeShift()(tensor(x), cache_x=tensor(last))), before - x)
 
 
-@pytest.mark.parametrize("layer", [ChannelMix(8, 12), TimeMix(None, 8, 2, 4)], ids=["ffn", "att"])
+RANKS = {TimeMix: {"decomposer_size": 2}, RWKV7TimeMix: {"gate_size": 2}}
+LAYERS = [ChannelMix(8, 12), RWKV7ChannelMix(8, 12), TimeMix(None, 8, 2, 4)]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=["ffn6", "ffn7", "att6"])
 def test_layers_go_on_where_they_stopped(layer):
     """`rnn_mode`: the first part, its last input and state, the second part."""
     x = draw(2, 7, 8)
@@ -149,9 +172,57 @@ def test_layers_go_on_where_they_stopped(layer):
     assert_close(numpy(found), whole[:, 4:])
 
 
+@pytest.mark.parametrize("layer_class", [TimeMix, RWKV7TimeMix])
+def test_states_are_not_rounded(layer_class):
+    """A decoding step of a bfloat16 model, of which no token counts, changes nothing."""
+    first = () if layer_class is RWKV7TimeMix else (None,)
+    layer = layer_class(*first, hidden_size=8, head_size=4, dtype="bfloat16", **RANKS[layer_class])
+    layer.build((2, 1, 8))
+    wkv, x = draw(2, 2, 4, 4), keras.ops.cast(draw(2, 1, 8), "bfloat16")
+    steps = {"positions": tensor(np.array([[3], [3]])), "lengths": tensor(np.array([3, 3]))}
+    _, after = layer(x, state={"wkv": tensor(wkv), "last_x": x}, **steps)
+    assert_close(numpy(after["wkv"]), wkv, 0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_rwkv7_goes_on_where_it_stopped(index):
+    """The first block gives the value that the others take."""
+    x, v_first = draw(2, 7, 8), draw(2, 7, 8, seed=1)
+    layer = RWKV7TimeMix(8, 4, 2, 2, 2, 2, layer_index=index, num_layers=2)
+    layer.build(x.shape)
+    tiny.randomize(layer)
+
+    def run(start, stop, *more, **flags):
+        values = [tensor(v_first[:, start:stop])] if index else []
+        outputs = layer([tensor(x[:, start:stop]), *values, *more], with_state=True, **flags)
+        return [numpy(output) for output in outputs]
+
+    *whole, state = run(0, 7)
+    *first, between = run(0, 4)
+    memory = (tensor(between), tensor(x[:, 3:4]))
+    *second, after = run(4, 7, *memory, initial_state=True, rnn_mode=True)
+    assert len(whole) == (1 if index else 2)
+    for a, b, expected in zip(first, second, whole, strict=True):
+        assert_close(np.concatenate([a, b], axis=1), expected)
+    assert_close(after, state)
+    if index:
+        with pytest.raises(ValueError, match="first block's value .*got 1 inputs"):
+            layer(tensor(x))
+
+
 def test_time_mix_refuses_sizes():
-    with pytest.raises(ValueError, match="hidden_size=8 is no multiple of head_size=3"):
-        TimeMix(None, 8, 2, 3)
+    for make in (lambda: TimeMix(None, 8, 2, 3), lambda: RWKV7TimeMix(8, 3)):
+        with pytest.raises(ValueError, match="hidden_size=8 is no multiple of head_size=3"):
+            make()
+
+
+@pytest.mark.once
+def test_ranks_of_rwkv7():
+    """Those that official models of the sizes 0.1B and 1.5B have."""
+    for size, expected in ((768, (64, 64, 32, 128)), (2048, (96, 96, 64, 256))):
+        layer = RWKV7TimeMix(size, 64)
+        names = ("time_decay_size", "rate_size", "value_mix_size", "gate_size")
+        assert tuple(getattr(layer, name) for name in names) == expected
 
 
 # ----------------------------------------------------------------------- padding
@@ -389,14 +460,15 @@ def test_state_tuning_with_lora(name):
 @pytest.mark.once
 @each_official
 def test_official_tuned_states(official, tmp_path):
-    """A file of tuned states has value before key."""
+    """A file of tuned states has value before key, as RWKV-7 itself."""
     name, _, path = official
     transformer = load(name, path)
     files = {f"blocks.{i}.att.time_state": draw(4, 8, 8, seed=i) for i in range(3)}
     official_rwkv.save(tmp_path / "state.pth", files)
     state = transformer.load_state(tmp_path / "state.pth")
     for i in range(3):
-        expected = files[f"blocks.{i}.att.time_state"].transpose(0, 2, 1)
+        expected = files[f"blocks.{i}.att.time_state"]
+        expected = expected.transpose(0, 2, 1) if name == "rwkv6" else expected
         assert_close(state[f"RWKV-{i}-TimeMix"]["wkv"][0], expected, 0)
     assert len(transformer.generate([3], 4, states=state)) == 4
     files["blocks.2.att.time_state"] = draw(4, 4, 4)

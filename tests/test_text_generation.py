@@ -358,6 +358,7 @@ def test_a_stream_is_what_generate_returns(generator, options):
         assert "".join(pieces) == generator.generate(prompt, 16, **options)
 
 
+@pytest.mark.once
 def test_texts_are_the_ids_of_the_model(generator):
     prompt, tokenizer = PROMPTS[2], generator.tokenizer
     ids = tokenizer.encode(prompt)[0]
@@ -367,6 +368,7 @@ def test_texts_are_the_ids_of_the_model(generator):
     assert np.unique(found).size > 5
 
 
+@pytest.mark.once
 def test_a_list_of_prompts_of_several_lengths(generator):
     alone = [generator.generate(prompt, 12) for prompt in PROMPTS]
     assert generator.generate(PROMPTS, 12) == alone
@@ -381,6 +383,7 @@ def test_samples(generator):
     assert samples[0] == generator.generate("The", 12, **DRAWS)
 
 
+@pytest.mark.once
 def test_a_stop_string_cuts_wherever_pieces_end(generator):
     whole = generator.generate("The", 12, **DRAWS)
     assert len(whole) > 10
@@ -396,6 +399,7 @@ def test_a_stop_string_cuts_wherever_pieces_end(generator):
     assert generator.generate("The", 12, stop="no such", batch_size=2, **DRAWS) == whole
 
 
+@pytest.mark.once
 def test_a_stream_that_is_left_computes_no_further(generator):
     stream = generator.stream("The", 24, **DRAWS)
     next(stream)
@@ -403,6 +407,7 @@ def test_a_stream_that_is_left_computes_no_further(generator):
     assert list(stream) == []
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_end_token_is_not_part_of_the_text(generator):
     ids = generator.transformer.generate(generator.tokenizer.encode("The")[0], 12, **DRAWS)
@@ -414,6 +419,7 @@ def test_the_end_token_is_not_part_of_the_text(generator):
     assert generator.generate("The", 12, end_token=end, num_samples=2, **DRAWS)[0] == before
 
 
+@pytest.mark.once
 def test_the_end_token_is_found(generator, folder, tmp_path):
     assert generator.transformer.end_token_id is None
     assert generator.end_token == 0  # the tokenizer's <|endoftext|>
@@ -432,6 +438,7 @@ def test_the_end_token_is_found(generator, folder, tmp_path):
         TextGenerator(tmp_path)
 
 
+@pytest.mark.once
 def test_a_transformer_and_a_tokenizer(generator, folder):
     same = TextGenerator(generator.transformer, generator.tokenizer)
     assert same.generate("The", 8) == generator.generate("The", 8)
@@ -439,6 +446,7 @@ def test_a_transformer_and_a_tokenizer(generator, folder):
     assert other.generate("The", 8) == generator.generate("The", 8)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte fallback", "unigram", "word pieces"])
 def test_continuations_begin_with_their_blank(kind, tmp_path):
@@ -456,6 +464,7 @@ def rows_of(generator, *prompts):
     return [generator.tokenizer.ids_to_tokens(row) for row in generator._encode(prompts)]
 
 
+@pytest.mark.once
 def test_no_end_token_follows_the_prompt(tmp_path):
     generators = {}
     for kind in ("byte level", "byte fallback", "unigram", "word pieces"):
@@ -486,6 +495,7 @@ def test_bert(application):
     assert text == "".join(pieces) and len(text) > 10
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_beams(generator):
     pytest.importorskip("bert4keras3.generation.beam")
@@ -497,6 +507,7 @@ def test_beams(generator):
 # --------------------------------------------------------------------- errors
 
 
+@pytest.mark.once
 def test_errors_of_the_model(folder, tmp_path, generator):
     with pytest.raises(FileNotFoundError, match="no model folder at"):
         TextGenerator(tmp_path / "missing")
@@ -514,6 +525,7 @@ def test_errors_of_the_model(folder, tmp_path, generator):
         TextGenerator(build("bert", with_mlm="linear"), generator.tokenizer)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", ["generate", "stream"])
 def test_errors_come_at_the_call(method, generator):
     call = getattr(generator, method)
@@ -547,6 +559,7 @@ def test_nan_is_an_error(folder):
         list(generator.stream("The", 4))
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_options_are_those_of_the_model(generator):
     """Every option of `Options` reaches the model."""

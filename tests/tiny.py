@@ -167,6 +167,14 @@ DECODERS = {
         "decomposer_size": 4,
         "time_decay_size": 6,
     },
+    "rwkv7": {
+        "model": "rwkv7",
+        "with_lm": "linear",
+        "time_decay_size": 6,
+        "rate_size": 5,
+        "value_mix_size": 3,
+        "gate_size": 4,
+    },
     "qwen": {
         "model": "qwen",
         "with_lm": True,
@@ -198,10 +206,10 @@ ALL = {**ENCODERS, **DECODERS}
 QUICK = ("bert_heads", "bert_unilm", "roberta", "llama", "gau_unilm", "deberta", "gpt2", "t5")
 
 
-def each(names):
-    """The names as test parameters; the quick tier, and TensorFlow, take a few of them."""
+def each(names, quick=QUICK):
+    """The names as test parameters; the quick tier, and backends that compile, take a few."""
     further = (pytest.mark.slow, pytest.mark.further)
-    return [pytest.param(n, marks=() if n in QUICK else further) for n in names]
+    return [pytest.param(n, marks=() if n in quick else further) for n in names]
 
 
 def build(name, **kwargs):

@@ -104,7 +104,7 @@ def load(transformer, path):
     with open_source(path) as source:
         for layer, (tensor,) in table.items():
             parts = state[transformer.prefixed(layer)]
-            value = np.swapaxes(source[tensor.name].astype("float32"), 1, 2)[None]
+            value = tensor.read(source[tensor.name].astype("float32"))[None]
             if value.shape != parts["wkv"].shape:
                 raise CheckpointError(
                     f"expected {parts['wkv'].shape[1:]}, found {value.shape[1:]}", path, tensor.name

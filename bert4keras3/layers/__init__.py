@@ -9,7 +9,7 @@ from bert4keras3.backend import K, keras, ops
 from bert4keras3.layers.attention import Gemma2Attention, MultiHeadAttention
 from bert4keras3.layers.base import Layer
 from bert4keras3.layers.batches import BatchConcat, BatchSplit
-from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.dense import Dense, EinsumDense
 from bert4keras3.layers.disentangled import (
     DebertaRelativeEmbedding,
     DisentangledSelfAttention,
@@ -44,8 +44,15 @@ from bert4keras3.layers.positions import (
     RotaryEmbedding,
     SinusoidalPositionEmbedding,
 )
-from bert4keras3.layers.recurrent import RecurrentLayer, ScaledOrthogonal, TimeShift, freeze
-from bert4keras3.layers.rwkv6 import ChannelMix, DecomposerDense, TimeMix
+from bert4keras3.layers.recurrent import (
+    DecomposerDense,
+    RecurrentLayer,
+    ScaledOrthogonal,
+    TimeShift,
+    freeze,
+)
+from bert4keras3.layers.rwkv6 import ChannelMix, TimeMix
+from bert4keras3.layers.rwkv7 import RWKV7ChannelMix, RWKV7TimeMix
 from bert4keras3.layers.wkv6 import RWKVKernelOperator
 
 globals().update(_aliases.child_aliases("bert4keras3", "layers"))

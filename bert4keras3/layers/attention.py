@@ -9,12 +9,10 @@ from bert4keras3.backend import (
     rotate_halves,
 )
 from bert4keras3.layers.base import Layer, fresh, register_layer
-from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.dense import Dense, EinsumDense
 from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.layers.norms import LlamaLayerNorm, RMSNormalization
 from bert4keras3.ops import keras
-
-EinsumDense = keras.layers.EinsumDense
 
 QK_NORMS = {"llama": LlamaLayerNorm, "gemma": RMSNormalization}
 POSITION_BIASES = (None, "rotary", "typical_relative", "t5_relative")

@@ -5,11 +5,10 @@ import numpy as np
 from bert4keras3 import ops
 from bert4keras3.backend import attention_normalize, flatten
 from bert4keras3.layers.base import Layer, activation_function, fresh, register_layer
-from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.dense import Dense, EinsumDense
 from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.ops import keras
 
-EinsumDense = keras.layers.EinsumDense
 LayerNormalization = keras.layers.LayerNormalization  # its weights: gamma, then beta
 
 

@@ -1,12 +1,13 @@
 """Token embeddings, also used backwards as the output projection."""
 
 from bert4keras3 import ops
+from bert4keras3.layers.adapters import Adaptable
 from bert4keras3.layers.base import Configured, Direct, register_layer
 from bert4keras3.ops import keras
 
 
 @register_layer
-class Embedding(Direct, Configured, keras.layers.Embedding):
+class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
     """Keras' `Embedding`, with a padding mask that suits texts and a dense mode.
 
     Args:
@@ -31,11 +32,31 @@ class Embedding(Direct, Configured, keras.layers.Embedding):
         self.supports_masking = True
 
     def call(self, inputs, mode="embedding"):
-        if self._is_dense(mode):
-            inputs = ops.cast(inputs, self.compute_dtype)
-            table = ops.cast(self.embeddings, self.compute_dtype)
-            return ops.project(inputs, table, transposed=True)
-        return super().call(inputs)
+        if not self._is_dense(mode):
+            return self.adapt(super().call(inputs), inputs)
+        x = ops.cast(inputs, self.compute_dtype)
+        for factor in (adapter.factor() for adapter in self.adapters):
+            x = x if factor is None else x * ops.cast(factor, x.dtype)
+        table = ops.cast(self.embeddings, self.compute_dtype)
+        logits = ops.project(x, table, transposed=True)
+        for adapter in self.adapters:
+            logits = logits + adapter.branch_back(x)
+        return logits
+
+    # -------------------------------------------------------------- adapters
+
+    drops_inputs = False
+
+    @property
+    def kernel_variable(self):
+        return self.embeddings
+
+    def low_rank_initializers(self):
+        return "zeros", keras.initializers.RandomNormal(stddev=1.0)
+
+    def down(self, x, a):
+        x = x if x.dtype in ("int32", "int64") else ops.cast(x, "int32")
+        return ops.cast(ops.take(a, x, axis=0), self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         if len(inputs.shape) != 2:

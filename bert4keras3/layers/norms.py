@@ -227,6 +227,7 @@ class GroupNorm(Layer):
         hidden_size: size of the input, a multiple of head_size.
         head_size: size of a group.
         epsilon: 64e-5 by default.
+        inner_weights: the inner layer normalization has a scale and an offset of its own.
 
     Shapes: `(batch, ..., hidden_size)` -> the same.
 
@@ -236,11 +237,12 @@ class GroupNorm(Layer):
     Source: https://arxiv.org/abs/1803.08494, as in RWKV (https://arxiv.org/abs/2404.05892)
     """
 
-    def __init__(self, hidden_size, head_size, epsilon=64e-5, **kwargs):
+    def __init__(self, hidden_size, head_size, epsilon=64e-5, inner_weights=True, **kwargs):
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
         self.head_size = head_size
         self.epsilon = epsilon
+        self.inner_weights = inner_weights
         if hidden_size % head_size:
             raise ValueError(
                 f"layer {self.name!r}: hidden_size={hidden_size} is no multiple of "
@@ -252,7 +254,12 @@ class GroupNorm(Layer):
         self.scale = self.add_weight(shape=shape, initializer="ones", name="scale")
         self.offset = self.add_weight(shape=shape, initializer="zeros", name="offset")
         # File format: the attribute's name.
-        self.group_ln = keras.layers.LayerNormalization(epsilon=self.epsilon, dtype="float32")
+        self.group_ln = keras.layers.LayerNormalization(
+            epsilon=self.epsilon,
+            center=self.inner_weights,
+            scale=self.inner_weights,
+            dtype="float32",
+        )
         self.group_ln.build((*input_shape[:-1], *shape))
         self.built = True
 

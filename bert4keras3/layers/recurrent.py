@@ -1,7 +1,11 @@
 """What the layers of RWKV share: the token before, and a memory that can be trained."""
 
+import numpy as np
+
 from bert4keras3 import ops
-from bert4keras3.layers.base import Layer, register_layer
+from bert4keras3.layers.base import Layer, activation_function, register_layer
+from bert4keras3.layers.dense import Dense
+from bert4keras3.layers.norms import GroupNorm
 from bert4keras3.ops import keras
 
 
@@ -54,6 +58,72 @@ class TimeShift(Layer):
         return input_shape
 
 
+@register_layer
+class DecomposerDense(Layer):
+    """A dense layer of low rank: activation(x · a) · b, as LoRA has it.
+
+    Args:
+        hidden_size: size of the output.
+        decomposer_size: the rank.
+        use_bias: bias of the output.
+        kernel_initializer: of both matrices; a pair for each its own.
+        bias_initializer: of the bias.
+        activation: between the matrices.
+
+    Shapes: `(batch, ..., dim)` -> `(batch, ..., hidden_size)`.
+
+    Source: https://arxiv.org/abs/2404.05892
+    """
+
+    def __init__(
+        self,
+        hidden_size,
+        decomposer_size,
+        use_bias=False,
+        name="decomposed_dense",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        activation="tanh",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.hidden_size = hidden_size
+        self.decomposer_size = decomposer_size
+        self.use_bias = use_bias
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self.activation = activation
+
+    def build(self, input_shape):
+        pair = self.kernel_initializer
+        first, second = pair if isinstance(pair, (list, tuple)) else (pair, pair)
+        self.add_layer(
+            "dense_a",
+            Dense,
+            input_shape,
+            units=self.decomposer_size,
+            use_bias=False,
+            activation=activation_function(self.activation),
+            kernel_initializer=first,
+        )
+        self.add_layer(
+            "dense_b",
+            Dense,
+            (*input_shape[:-1], self.decomposer_size),
+            units=self.hidden_size,
+            use_bias=self.use_bias,
+            kernel_initializer=second,
+            bias_initializer=self.bias_initializer,
+        )
+        self.built = True
+
+    def call(self, inputs):
+        return self.dense_b(self.dense_a(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.hidden_size)
+
+
 class RecurrentLayer(Layer):
     """Base of layers that remember the last input, and perhaps more: no slot for each token.
 
@@ -62,6 +132,10 @@ class RecurrentLayer(Layer):
     """
 
     is_tuning = False
+
+    def __init__(self, **kwargs):
+        # A state stays float32 in a model of another dtype.
+        super().__init__(autocast=False, **kwargs)
 
     @property
     def tuned(self):
@@ -132,6 +206,68 @@ class RecurrentLayer(Layer):
         return ops.where(count > 0, ops.cast(x, last_x.dtype), last_x)
 
 
+class MatrixMemory(RecurrentLayer):
+    """Base of layers that remember a matrix a head, and the last input.
+
+    Args:
+        hidden_size: size of input and output.
+        head_size: size of a head.
+        layer_index, num_layers: which of how many blocks, for the initial weights.
+        kernel_initializer: of the matrices, RWKV's by default.
+
+    Raises:
+        ValueError: head_size does not divide hidden_size.
+    """
+
+    def __init__(
+        self,
+        hidden_size,
+        head_size,
+        layer_index=0,
+        num_layers=1,
+        kernel_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if hidden_size % head_size:
+            raise ValueError(
+                f"layer {self.name!r}: hidden_size={hidden_size} is no multiple of "
+                f"head_size={head_size}"
+            )
+        self.hidden_size = hidden_size
+        self.head_size = head_size
+        self.layer_index = layer_index
+        self.num_layers = num_layers
+        self.kernel_initializer = keras.initializers.get(kernel_initializer or ScaledOrthogonal())
+
+    @property
+    def heads(self):
+        """Number of heads."""
+        return self.hidden_size // self.head_size
+
+    def state_shapes(self):
+        matrices = (self.heads, self.head_size, self.head_size)
+        return {"wkv": (matrices, "float32"), **super().state_shapes()}
+
+    def add_projection(self, name, input_shape, gain):
+        """Make and build a matrix of the hidden size, as `add_layer`."""
+        self.add_layer(
+            name,
+            Dense,
+            input_shape,
+            units=self.hidden_size,
+            use_bias=False,
+            kernel_initializer=scaled(self.kernel_initializer, gain),
+        )
+
+    def add_group_norm(self, input_shape, **options):
+        """Make and build the norm within heads, of a scale that grows with the depth."""
+        sizes = {"hidden_size": self.hidden_size, "head_size": self.head_size}
+        self.add_layer("group_norm", GroupNorm, input_shape, **sizes, **options)
+        level = ((1 + self.layer_index) / self.num_layers) ** 0.7
+        self.group_norm.scale.assign(np.full((self.heads, self.head_size), level, "float32"))
+
+
 def first_shape(shape):
     """The first of several shapes, or the only one."""
     return shape[0] if isinstance(shape[0], (list, tuple)) else shape
@@ -145,7 +281,15 @@ def freeze(layer):
 
 
 @keras.saving.register_keras_serializable("bert4keras3")
-class ScaledOrthogonal(keras.initializers.Orthogonal):
+class Orthogonal(keras.initializers.Orthogonal):
+    """Keras', computed in float32: torch has no QR decomposition in bfloat16."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.cast(super().__call__(shape, "float32"), dtype or keras.config.floatx())
+
+
+@keras.saving.register_keras_serializable("bert4keras3")
+class ScaledOrthogonal(Orthogonal):
     """RWKV's initializer of matrices: orthogonal times a gain, more for wide ones; 0 for zeros."""
 
     def __call__(self, shape, dtype=None):

@@ -3,10 +3,11 @@
 import numpy as np
 
 from bert4keras3 import ops
-from bert4keras3.layers.base import Layer, register_layer
+from bert4keras3.layers.base import register_layer
 from bert4keras3.layers.dense import Dense
-from bert4keras3.layers.norms import GroupNorm
 from bert4keras3.layers.recurrent import (
+    DecomposerDense,
+    MatrixMemory,
     RecurrentLayer,
     ScaledOrthogonal,
     constant,
@@ -18,68 +19,6 @@ from bert4keras3.layers.wkv6 import RWKVKernelOperator
 from bert4keras3.ops import keras
 
 NO_DECAY = -1e9
-
-
-@register_layer
-class DecomposerDense(Layer):
-    """A dense layer of low rank: tanh(x · a) · b, as LoRA has it.
-
-    Args:
-        hidden_size: size of the output.
-        decomposer_size: the rank.
-        use_bias: bias of the output.
-        kernel_initializer: of both matrices; a pair for each its own.
-        bias_initializer: of the bias.
-
-    Shapes: `(batch, ..., dim)` -> `(batch, ..., hidden_size)`.
-
-    Source: https://arxiv.org/abs/2404.05892
-    """
-
-    def __init__(
-        self,
-        hidden_size,
-        decomposer_size,
-        use_bias=False,
-        name="decomposed_dense",
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
-        self.hidden_size = hidden_size
-        self.decomposer_size = decomposer_size
-        self.use_bias = use_bias
-        self.kernel_initializer = kernel_initializer
-        self.bias_initializer = bias_initializer
-
-    def build(self, input_shape):
-        pair = self.kernel_initializer
-        first, second = pair if isinstance(pair, (list, tuple)) else (pair, pair)
-        self.add_layer(
-            "dense_a",
-            Dense,
-            input_shape,
-            units=self.decomposer_size,
-            use_bias=False,
-            kernel_initializer=first,
-        )
-        self.add_layer(
-            "dense_b",
-            Dense,
-            (*input_shape[:-1], self.decomposer_size),
-            units=self.hidden_size,
-            use_bias=self.use_bias,
-            kernel_initializer=second,
-            bias_initializer=self.bias_initializer,
-        )
-        self.built = True
-
-    def call(self, inputs):
-        return self.dense_b(ops.tanh(self.dense_a(inputs)))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.hidden_size)
 
 
 @register_layer
@@ -168,7 +107,7 @@ class ChannelMix(RecurrentLayer):
 
 
 @register_layer
-class TimeMix(RecurrentLayer):
+class TimeMix(MatrixMemory):
     """RWKV-6's replacement of attention: a linear recurrence with a matrix a head.
 
     Args:
@@ -211,44 +150,26 @@ class TimeMix(RecurrentLayer):
         kernel_initializer=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if hidden_size % head_size:
-            raise ValueError(
-                f"layer {self.name!r}: hidden_size={hidden_size} is no multiple of "
-                f"head_size={head_size}"
-            )
+        super().__init__(
+            hidden_size, head_size, layer_index, num_layers, kernel_initializer, **kwargs
+        )
         if isinstance(rwkv_kernel, dict):
             rwkv_kernel = keras.saving.deserialize_keras_object(rwkv_kernel)
         self.rwkv_kernel = rwkv_kernel or RWKVKernelOperator(head_size)
-        self.hidden_size = hidden_size
         self.decomposer_size = decomposer_size
-        self.head_size = head_size
         self.time_decay_size = time_decay_size
-        self.layer_index = layer_index
-        self.num_layers = num_layers
-        self.kernel_initializer = keras.initializers.get(kernel_initializer or ScaledOrthogonal())
 
     def get_config(self):
         kernel = keras.saving.serialize_keras_object(self.rwkv_kernel)
         return {**super().get_config(), "rwkv_kernel": kernel}
-
-    @property
-    def heads(self):
-        """Number of heads."""
-        return self.hidden_size // self.head_size
-
-    def state_shapes(self):
-        matrices = (self.heads, self.head_size, self.head_size)
-        return {"wkv": (matrices, "float32"), **super().state_shapes()}
 
     # ------------------------------------------------------------------ weights
 
     def build(self, input_shape):
         shape = first_shape(input_shape)
         mixes, decay, bonus = self._initial_vectors()
-        size = self.hidden_size
         self.time_mix_x = self.add_weight(
-            shape=(size,), initializer=constant(mixes["x"]), name="time_mix_x"
+            shape=(self.hidden_size,), initializer=constant(mixes["x"]), name="time_mix_x"
         )
         self.time_faaaa = self.add_weight(
             shape=(self.heads, self.head_size), initializer=constant(bonus), name="time_faaaa"
@@ -257,27 +178,14 @@ class TimeMix(RecurrentLayer):
         for name in "rwkvg":
             self._add_decomposer(f"dense_x{name}", shape, self.decomposer_size, mixes[name])
         for name, gain in (("r", 1.0), ("k", 0.1), ("v", 1.0)):
-            self._add_dense(f"dense_{name}", shape, gain)
+            self.add_projection(f"dense_{name}", shape, gain)
         self._add_decomposer("dense_w", shape, self.time_decay_size, decay)
-        self._add_dense("dense_g", shape, 0.1)
-        self._add_dense("dense_o", shape, 0.0)
-        self.add_layer("group_norm", GroupNorm, shape, hidden_size=size, head_size=self.head_size)
+        self.add_projection("dense_g", shape, 0.1)
+        self.add_projection("dense_o", shape, 0.0)
+        self.add_group_norm(shape)
         # The outer scale and offset say all that the inner ones could.
         self.group_norm.group_ln.trainable = False
-        level = ((1 + self.layer_index) / self.num_layers) ** 0.7
-        self.group_norm.scale.assign(np.full((self.heads, self.head_size), level, "float32"))
         self.built = True
-
-    def _add_dense(self, name, shape, gain):
-        kernel = scaled(self.kernel_initializer, gain)
-        self.add_layer(
-            name,
-            Dense,
-            shape,
-            units=self.hidden_size,
-            use_bias=False,
-            kernel_initializer=kernel,
-        )
 
     def _add_decomposer(self, name, shape, rank, bias):
         small = keras.initializers.RandomUniform(-0.01, 0.01)

@@ -11,11 +11,20 @@ Source: https://arxiv.org/abs/2404.05892
 """
 
 import math
+import os
 
 from bert4keras3 import ops
+from bert4keras3.layers.chunks import (
+    CHUNK,
+    chunk_size,
+    join_blocks,
+    split,
+    state_of_rows,
+    unsplit,
+    wide,
+)
 from bert4keras3.ops import keras
 
-CHUNK = 32  # tokens that are joined in matrix products; a power of two
 # exp(-60) is nothing beside 1, and exp(exp(w)) beyond it would have NaN for its gradient.
 LARGEST_DECAY = math.log(60)
 
@@ -33,11 +42,9 @@ def wkv6(r, k, v, w, u, state=None):
         y `(batch, length, heads, size)` and the state afterwards `(batch, heads, size,
         size)`, both float32 (float64 for such input).
     """
-    r, k, v, w, u = (_wide(x) for x in (r, k, v, w, u))
-    shape = (ops.shape(r)[0], *r.shape[2:], r.shape[-1])
-    state = ops.zeros(shape, r.dtype) if state is None else ops.cast(state, r.dtype)
-    state = ops.broadcast_to(state, shape)
-    return (wkv6_step if r.shape[1] == 1 else wkv6_chunked)(r, k, v, w, u, state)
+    r, k, v, w, u = (wide(x) for x in (r, k, v, w, u))
+    operator = wkv6_step if r.shape[1] == 1 else fused_wkv6() or wkv6_chunked
+    return operator(r, k, v, w, u, state_of_rows(state, r))
 
 
 def wkv6_naive(r, k, v, w, u, state):
@@ -66,14 +73,14 @@ def wkv6_step(r, k, v, w, u, state):
 def wkv6_chunked(r, k, v, w, u, state, chunk=CHUNK):
     """Chunk by chunk in matrix products; arguments and returns as `wkv6`."""
     length = ops.shape(r)[1]
-    if isinstance(length, int):
-        chunk = min(chunk, 1 << max(length - 1, 0).bit_length())
+    chunk = chunk_size(length, chunk)
     own = ops.sum(r * u * k, axis=-1, keepdims=True)
     xs = [split(x, chunk) for x in (r, k, v, own)] + [split(decay_of(w), chunk, fill=1)]
 
     def body(state, xs):
         r, k, v, own, decay = xs
-        inner, r, k, decay = join_blocks(r, k, decay, own[..., 0])
+        parts = (x[..., None, :] for x in (r, k, decay, own))
+        inner, r, k, decay = join_blocks(*parts)
         y = ops.matmul(inner, v) + ops.matmul(r, state)
         return decay[..., 0, :, None] * state + ops.matmul(ops.swapaxes(k, -1, -2), v), y
 
@@ -81,75 +88,32 @@ def wkv6_chunked(r, k, v, w, u, state, chunk=CHUNK):
     return unsplit(y, length), state
 
 
-def join_blocks(r, k, decay, own):
-    """What the tokens of a chunk take from each other.
+def fused_wkv6():
+    """A GPU kernel in the place of `wkv6_chunked`, where `OPS_KERNEL=0` asks for it; else None.
 
-    Blocks of one token are joined by twos: what lies between an earlier and a later token
-    is a product of decays, never a quotient, so that no decay is too strong.
-
-    Args:
-        r, k, decay: `(..., chunk, size)`, decay from 0 to 1.
-        own: a token's weight of itself, `(..., chunk)`.
-
-    Returns:
-        the weights `(..., chunk, chunk)`, a lower triangle; r times the decays before
-        the token; k times those after it; the decays of all tokens `(..., 1, size)`.
+    It is that of the package flash-linear-attention, on torch. Its products have the precision
+    of the GPU's matrix units.
     """
-    blocks, size = r.shape[-2:]
-    lead = ops.shape(r)[:-2]
-    r, k, decay = (ops.reshape(x, (*lead, blocks, 1, size)) for x in (r, k, decay))
-    weights = ops.reshape(own, (*lead, blocks, 1, 1))
-    while blocks > 1:
-        blocks //= 2
-        (r0, r1), (k0, k1), (d0, d1), (w0, w1) = (
-            _halves(x, lead, blocks) for x in (r, k, decay, weights)
-        )
-        if r0.shape[-2] == 1:
-            across = ops.sum(r1 * k0, axis=-1, keepdims=True)
-        else:
-            across = ops.matmul(r1, ops.swapaxes(k0, -1, -2))
-        upper = ops.concatenate([w0, ops.zeros_like(across)], axis=-1)
-        weights = ops.concatenate([upper, ops.concatenate([across, w1], axis=-1)], axis=-2)
-        r = ops.concatenate([r0, r1 * d0], axis=-2)
-        k = ops.concatenate([k0 * d1, k1], axis=-2)
-        decay = d0 * d1
-    return tuple(ops.squeeze(x, axis=-3) for x in (weights, r, k, decay))
+    if os.environ.get("OPS_KERNEL") != "0" or keras.backend.backend() != "torch":
+        return None
+    import torch
 
+    try:
+        from fla.ops.rwkv6 import chunk_rwkv6
+    except ImportError:
+        return None
 
-def _halves(x, lead, blocks):
-    """Every second block, and those between them."""
-    x = ops.reshape(x, (*lead, blocks, 2, *x.shape[-2:]))
-    return x[..., 0, :, :], x[..., 1, :, :]
+    def operator(r, k, v, w, u, state):
+        decay = -ops.exp(ops.minimum(w, LARGEST_DECAY))
+        memory = {"initial_state": state, "output_final_state": True}
+        return chunk_rwkv6(r, k, v, decay, u, scale=1.0, **memory)
+
+    return operator if torch.cuda.is_available() else None
 
 
 def decay_of(w):
     """exp(-exp(w))."""
     return ops.exp(-ops.exp(ops.minimum(w, LARGEST_DECAY)))
-
-
-def split(x, chunk, fill=0):
-    """`(batch, length, heads, size)` -> `(chunks, batch, heads, chunk, size)`, filled up."""
-    batch, length = ops.shape(x)[:2]
-    chunks = (length + chunk - 1) // chunk
-    if not isinstance(length, int) or length % chunk:
-        rest = ops.full((batch, chunk - 1, *x.shape[2:]), fill, dtype=x.dtype)
-        x = ops.concatenate([x, rest], axis=1)[:, : chunks * chunk]
-    x = ops.reshape(x, (batch, chunks, chunk, *x.shape[2:]))
-    return ops.transpose(x, (1, 0, 3, 2, 4))
-
-
-def unsplit(x, length):
-    """The inverse of `split`."""
-    chunks, batch = ops.shape(x)[:2]
-    heads, chunk, size = x.shape[2:]
-    x = ops.transpose(x, (1, 0, 3, 2, 4))
-    return ops.reshape(x, (batch, chunks * chunk, heads, size))[:, :length]
-
-
-def _wide(x):
-    """In float32, or float64 where it is."""
-    x = ops.convert_to_tensor(x)
-    return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
 @keras.saving.register_keras_serializable("bert4keras3")

@@ -23,6 +23,7 @@ from bert4keras3.models.recurrent import RecurrentModel
 from bert4keras3.models.registry import family
 from bert4keras3.models.roformer import RoFormer, RoFormerV2
 from bert4keras3.models.rwkv6 import RWKV6
+from bert4keras3.models.rwkv7 import RWKV7
 from bert4keras3.models.t5 import T5, MisakaT5
 from bert4keras3.models.t5_halves import T5_Base, T5_Decoder, T5_Encoder
 from bert4keras3.models.transformer import POST, PRE, SANDWICH, Transformer

@@ -5,6 +5,7 @@ import inspect
 import warnings
 from pathlib import Path
 
+from bert4keras3._environment import is_switched_on
 from bert4keras3.models.config import (
     ALIASES,
     DEFAULTS,
@@ -40,6 +41,7 @@ def build_transformer_model(
     initial=True,
     version=None,
     dtype=None,
+    lora=None,
     **kwargs,
 ):
     """Build a model and fill it from a checkpoint.
@@ -63,6 +65,9 @@ def build_transformer_model(
         version: version of the family (T5); part of `model` too.
         dtype: dtype policy of the layers, e.g. 'bfloat16'; 'auto' for what a Hugging
             Face folder is stored in, but float32 on a CPU. None for Keras' current one.
+        lora: the rank, True, or a dict of arguments of `training.enable_lora`: train low-rank
+            matrices only. None for what the environment variable ENABLE_LORA says, where
+            norms are trained too; False for never.
         **kwargs: arguments of the family's classes and of `Transformer.build`;
             they override the file's. `head='auto'` gives a Hugging Face folder the
             outputs of the class it was saved from.
@@ -108,7 +113,20 @@ def build_transformer_model(
     if keras_weights_path is not None:
         transformer.load_weights(keras_weights_path)
     transformer.finish_weights()
+    _adapt(transformer, lora)
     return transformer.model if return_keras_model else transformer
+
+
+def _adapt(transformer, asked):
+    """LoRA, where it is asked for."""
+    from bert4keras3.training import lora
+
+    if asked is None and is_switched_on("ENABLE_LORA"):
+        lora.follow_environment(transformer)
+    elif isinstance(asked, dict):
+        lora.enable_lora(transformer, **asked)
+    elif asked:
+        lora.enable_lora(transformer, **({} if asked is True else {"rank": asked}))
 
 
 def _find_class(config, model, application, from_folder):

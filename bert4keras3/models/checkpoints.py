@@ -241,7 +241,7 @@ class Checkpoints:
             FileNotFoundError: there is no such file.
             CheckpointError: it is unreadable, or does not fit the model.
         """
-        from bert4keras3.weights.h5 import KerasWeights, variable_paths
+        from bert4keras3.weights.h5 import KerasWeights, load_adapters, variable_paths
 
         path = _existing(path)
         vocabulary = self._vocabulary_variables()
@@ -262,8 +262,10 @@ class Checkpoints:
                 Item(self.model.get_layer(owner), variable, name, reader(name, variable))
                 for name, (owner, variable) in places.items()
             ]
-            unused = {n for n in source if n not in places and "seed_generator" not in n}
+            # A file's kernels have its adapters in them, for models that have none.
+            unused = {n for n in source if n not in places and not _is_beside(n)}
             self.load_report = self._fill(items, source, unused)
+            load_adapters(self.model, source, groups)
 
     def groups_in_files(self):
         """`{layer: group}` in files that do not name layers, where it is not Keras' own."""
@@ -320,6 +322,7 @@ class Checkpoints:
         for name, names in mapping.items():
             layer = self.layers.get(self.prefixed(name))
             if layer is not None:
+                _check_merged(layer)
                 for variable, tensor in zip(checkpoint_weights(layer), names, strict=False):
                     parts = saved.setdefault(stored_name(tensor), {})
                     first = parts.setdefault(tensor, variable)
@@ -387,7 +390,11 @@ class Checkpoints:
         unmapped = sorted(
             layer.name
             for layer in self.model.layers
-            if any(id(variable) not in stored for variable in layer.trainable_variables)
+            if any(
+                id(variable) not in stored
+                for variable in layer.trainable_variables
+                if not variable.name.startswith("lora_")
+            )
         )
         if unmapped:
             raise CheckpointError(f"{files} have no place for the layers {unmapped}")
@@ -395,7 +402,23 @@ class Checkpoints:
 
 def checkpoint_weights(layer):
     """A layer's weights, in their order, that checkpoints have tensors for."""
-    return getattr(layer, "checkpoint_weights", layer.weights)
+    weights = getattr(layer, "checkpoint_weights", layer.weights)
+    return [weight for weight in weights if not weight.name.startswith("lora_")]
+
+
+def _check_merged(layer):
+    for part in layer._flatten_layers():
+        if getattr(part, "active_adapter", None) is not None:
+            raise CheckpointError(
+                f"layer {layer.name!r} has the adapter {part.active_adapter!r}, which these files "
+                "have no place for: merge_lora(model) puts it into the weights, save_lora writes "
+                "it by itself"
+            )
+
+
+def _is_beside(name):
+    """Whether a tensor of a `.weights.h5` file is none that every model needs."""
+    return "seed_generator" in name or "/adapters/" in name
 
 
 class _opened:

@@ -1,11 +1,45 @@
 """The base of the models whose memory has one size, however long the text: RWKV."""
 
 from bert4keras3.backend import get_activation
-from bert4keras3.layers import Dense, Embedding, Input, RecurrentLayer, ScaledOrthogonal, freeze
+from bert4keras3.layers import (
+    ChannelMix,
+    Dense,
+    Embedding,
+    Input,
+    RecurrentLayer,
+    ScaledOrthogonal,
+    freeze,
+)
 from bert4keras3.models.decoding import as_list
 from bert4keras3.models.transformer import PRE, Transformer
 from bert4keras3.ops import keras, stack
 from bert4keras3.weights import CheckpointError, open_source
+
+
+def official_table(time_mix, channel_mix, first_time_mix=None):
+    """The weight table of official files.
+
+    Args:
+        time_mix, channel_mix: the tensors of a block's two layers, without their prefix.
+        first_time_mix: those of the first block's, where they are others.
+    """
+    block, time_mixes = "blocks.{i}.", {"RWKV-{i}-TimeMix": "blocks.{i}.att." + _braced(time_mix)}
+    if first_time_mix:
+        time_mixes["RWKV-0-TimeMix"] = "blocks.0.att." + _braced(first_time_mix)
+    return {
+        "Embedding-Token": "emb.weight:vocab",
+        "Embedding-LN": "blocks.0.ln0.{weight,bias}",
+        "RWKV-{i}-TimeMix-Norm": block + "ln1.{weight,bias}",
+        **time_mixes,
+        "RWKV-{i}-ChannelMix-Norm": block + "ln2.{weight,bias}",
+        "RWKV-{i}-ChannelMix": block + "ffn." + _braced(channel_mix),
+        "Out-LN": "ln_out.{weight,bias}",
+        "RWKV-LM": "head.weight:vocab:T",
+    }
+
+
+def _braced(names):
+    return "{" + ",".join(names) + "}"
 
 
 class RecurrentModel(Transformer):
@@ -20,6 +54,10 @@ class RecurrentModel(Transformer):
         num_attention_heads: number of heads, hidden_size / attention_head_size by default.
         max_position: tokens it was made for; nothing here depends on it.
         **kwargs: as `Transformer`.
+
+    Attributes, to be set by a family:
+        channel_mix_class: the class of its ChannelMix.
+        tuned_table: `{layer: tensor}` of official files of tuned states.
 
     Inputs: 'Input-Token', int `(batch, length)`; padding, at either side or between,
     neither decays nor feeds the states. 'Stack-Statess' with input_state.
@@ -37,6 +75,7 @@ class RecurrentModel(Transformer):
     lacks = ("segment_vocab_size",)
     heads = {}
     rewinds = False
+    channel_mix_class = ChannelMix
     tuned_table = {}
 
     def __init__(
@@ -134,26 +173,30 @@ class RecurrentModel(Transformer):
 
     def _mix_states(self, x, name, index):
         """A block's TimeMix, with its part of the model's input and output of states."""
-        arguments = {}
-        if self._states_in is not None:
-            x = [x, self._states_in[:, index]]
-            arguments = {"initial_state": True, "input_mask": False}
+        state = None if self._states_in is None else self._states_in[:, index]
         # A decoding step has its states from elsewhere.
-        if self.output_state and self.decoding is None:
-            arguments["with_state"] = True
-        output = self.time_mix(x, name, index, arguments)
+        with_state = self.output_state and self.decoding is None
+        output = self.time_mix(x, name, index, state, with_state)
         if not isinstance(output, (list, tuple)):
             return output
         self._states_out.append(output[1])
         return output[0]
 
-    def time_mix(self, inputs, name, index, arguments):
-        """The family's TimeMix of a block."""
+    def time_mix(self, inputs, name, index, state, with_state):
+        """The family's TimeMix of a block, after a matrix state or None; the output, with_state
+        in a list with the state afterwards."""
         raise TypeError(f"{type(self).__name__} does not define time_mix")
 
     def channel_mix(self, inputs, name, index):
         """The family's ChannelMix of a block."""
-        raise TypeError(f"{type(self).__name__} does not define channel_mix")
+        return self.apply(
+            inputs,
+            self.channel_mix_class,
+            hidden_size=self.hidden_size,
+            expand_size=self.intermediate_size,
+            **self.depth(index),
+            name=name,
+        )
 
     def depth(self, index):
         """What the layers' initial weights depend on."""

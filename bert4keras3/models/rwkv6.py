@@ -1,10 +1,9 @@
 """RWKV-6: a causal language model whose memory has one size, however long the text."""
 
-from bert4keras3.layers import ChannelMix, RWKVKernelOperator, TimeMix
-from bert4keras3.models.recurrent import RecurrentModel
+from bert4keras3.layers import RWKVKernelOperator, TimeMix
+from bert4keras3.models.recurrent import RecurrentModel, official_table
 from bert4keras3.models.registry import family
 
-_BLOCK = "blocks.{i}."
 # What a low-rank mix has in the files: parts of three tensors, in the order w, k, v, r, g.
 _MIXES = [
     f"time_maa_w1:part{i}of5,time_maa_w2:stack{i}of5,time_maa_{name}:vector"
@@ -20,9 +19,10 @@ _TIME_MIX = [
     "output.weight:T",
     "ln_x.weight:heads,ln_x.bias:heads",
 ]
-_CHANNEL_MIX = (
-    "{time_maa_k:vector,time_maa_r:vector,key.weight:T,value.weight:T,receptance.weight:T}"
-)
+_CHANNEL_MIX = [
+    *("time_maa_k:vector", "time_maa_r:vector"),
+    *(f"{name}.weight:T" for name in ("key", "value", "receptance")),
+]
 
 
 @family("rwkv6")
@@ -39,19 +39,8 @@ class RWKV6(RecurrentModel):
     Source: https://arxiv.org/abs/2404.05892
     """
 
-    tables = {
-        "hf": {
-            "Embedding-Token": "emb.weight:vocab",
-            "Embedding-LN": "blocks.0.ln0.{weight,bias}",
-            "RWKV-{i}-TimeMix-Norm": _BLOCK + "ln1.{weight,bias}",
-            "RWKV-{i}-TimeMix": _BLOCK + "att.{" + ",".join(_TIME_MIX) + "}",
-            "RWKV-{i}-ChannelMix-Norm": _BLOCK + "ln2.{weight,bias}",
-            "RWKV-{i}-ChannelMix": _BLOCK + "ffn." + _CHANNEL_MIX,
-            "Out-LN": "ln_out.{weight,bias}",
-            "RWKV-LM": "head.weight:vocab:T",
-        }
-    }
-    tuned_table = {"RWKV-{i}-TimeMix": _BLOCK + "att.time_state"}
+    tables = {"hf": official_table(_TIME_MIX, _CHANNEL_MIX)}
+    tuned_table = {"RWKV-{i}-TimeMix": "blocks.{i}.att.time_state:turn"}
 
     def __init__(self, decomposer_size, with_lm=True, time_decay_size=64, **kwargs):
         super().__init__(with_lm=with_lm, **kwargs)
@@ -68,7 +57,11 @@ class RWKV6(RecurrentModel):
             "time_decay_size": shapes["blocks.0.att.time_decay_w1"][1],
         }
 
-    def time_mix(self, inputs, name, index, arguments):
+    def time_mix(self, inputs, name, index, state, with_state):
+        arguments = {"with_state": True} if with_state else {}
+        if state is not None:
+            inputs = [inputs, state]
+            arguments |= {"initial_state": True, "input_mask": False}
         return self.apply(
             inputs,
             TimeMix,
@@ -78,16 +71,6 @@ class RWKV6(RecurrentModel):
             decomposer_size=self.decomposer_size,
             head_size=self.attention_head_size,
             time_decay_size=self.time_decay_size,
-            **self.depth(index),
-            name=name,
-        )
-
-    def channel_mix(self, inputs, name, index):
-        return self.apply(
-            inputs,
-            ChannelMix,
-            hidden_size=self.hidden_size,
-            expand_size=self.intermediate_size,
             **self.depth(index),
             name=name,
         )

@@ -4,7 +4,6 @@ from bert4keras3 import ops
 from bert4keras3.models.decoding import as_list
 from bert4keras3.models.registry import family
 from bert4keras3.models.t5_halves import T5_Base, T5_Decoder, T5_Encoder
-from bert4keras3.ops import keras
 from bert4keras3.weights.h5 import numbered_groups
 
 
@@ -101,7 +100,7 @@ class T5(T5_Base):
         tokens = self._decoder.get_inputs()[1]
         self.set_inputs([*as_list(self._encoder.get_inputs()), tokens], additional_input_layers)
         self.set_outputs(self._decoder.call_on(self._encoder.context, tokens))
-        self.model = keras.Model(self.input, self.output, name=self.name)
+        self.make_model()
 
     # ------------------------------------------------------------- generation
 

@@ -266,7 +266,13 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             raise ValueError(
                 f"attention_caches: {unused} are no attention layers with such a cache"
             )
+        self.make_model()
+
+    def make_model(self):
+        """Make `self.model`; its layers know whose they are, for adapters and their files."""
         self.model = keras.Model(self.input, self.output, name=self.name)
+        for layer in self.model.layers:
+            layer.origin = self
 
     def set_inputs(self, inputs, additional_input_layers=None):
         """Set `self.inputs` (a list) and `self.input` (the tensor, where it is one)."""

@@ -13,6 +13,7 @@ from bert4keras3.snippets.common_parts import (
 )
 from bert4keras3.snippets.data import DataGenerator
 from bert4keras3.snippets.files import _open_, open
+from bert4keras3.snippets.masking import mask_words, word_numbers
 from bert4keras3.snippets.packing import PackedRows, pack_sequences
 from bert4keras3.snippets.padding import sequence_padding
 from bert4keras3.snippets.parallel import WorkerError, parallel_apply, parallel_apply_generator

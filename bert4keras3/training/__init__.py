@@ -6,4 +6,15 @@ from bert4keras3.training.adversarial import (
     virtual_adversarial_training,
 )
 from bert4keras3.training.attribution import integrated_gradients
+from bert4keras3.training.lora import (
+    active_lora,
+    enable_lora,
+    lora_adapters,
+    lora_targets,
+    merge_lora,
+    remove_lora,
+    set_adapter,
+    unmerge_lora,
+)
+from bert4keras3.training.lora_files import load_lora, save_lora
 from bert4keras3.training.optimizers import AdamW, ByLayer, PiecewiseLinear, layerwise_decay

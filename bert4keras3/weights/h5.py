@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from ml_dtypes import bfloat16
 
+from bert4keras3.layers.adapters import LowRank
 from bert4keras3.ops import keras
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Source
@@ -81,17 +82,27 @@ class KerasWeights(Source):
 
 
 def variable_paths(model, groups=None):
-    """`{path in a .weights.h5 file: (layer name, variable)}` of a Keras model.
+    """`{path in a .weights.h5 file: (layer name, variable)}` of a Keras model; no adapters.
 
     Args:
         model: the model.
         groups: `{layer: group}`, `numbered_groups` by default.
     """
-    paths, groups = {}, groups or numbered_groups(model)
-    for layer in model.layers:
-        if layer.weights:
-            _collect(layer, f"layers/{groups[layer.name]}", layer.name, paths, set())
+    paths = {}
+    for path, owner, layer in _places(model, groups):
+        if not isinstance(layer, LowRank):
+            # As they were made: freezing one does not move it.
+            own = [*layer._trainable_variables, *layer._non_trainable_variables]
+            paths |= {f"{path}/vars/{n}": (owner, variable) for n, variable in enumerate(own)}
     return paths
+
+
+def load_adapters(model, source, groups=None):
+    """Give the model's adapters what a file has of them; its kernels are loaded already."""
+    for path, _, layer in _places(model, groups):
+        if isinstance(layer, LowRank):
+            names = (name for name in source if name.startswith(f"{path}/vars/"))
+            layer.load_own_variables({name.rpartition("/")[2]: source[name] for name in names})
 
 
 def numbered_groups(model):
@@ -103,17 +114,20 @@ def _stem(group):
     return re.sub(r"_\d+$", "", group)
 
 
-def _collect(layer, path, owner, paths, seen):
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    children = list(_children(layer))
-    # As they were made: freezing one does not move it.
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
-    for n, variable in enumerate(own):
-        paths[f"{path}/vars/{n}"] = (owner, variable)
-    for attribute, child in children:
-        _collect(child, f"{path}/{attribute}", owner, paths, seen)
+def _places(model, groups=None):
+    """`(path, name of the outermost layer, layer)` of all that a file has a group for."""
+    groups = groups or numbered_groups(model)
+    for layer in model.layers:
+        if layer.weights:
+            yield from _below(layer, f"layers/{groups[layer.name]}", layer.name, set())
+
+
+def _below(layer, path, owner, seen):
+    if id(layer) not in seen:
+        seen.add(id(layer))
+        yield path, owner, layer
+        for attribute, child in _children(layer):
+            yield from _below(child, f"{path}/{attribute}", owner, seen)
 
 
 def _children(layer):

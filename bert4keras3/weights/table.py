@@ -14,6 +14,7 @@ on its way into the layer:
     heads       the last axis split into heads
     rows        the first axis split into heads
     swap        the first two axes swapped
+    turn        the last two axes swapped
     vector      a vector that the file has as (1, 1, size)
     part0of3    the first third of the last axis (a fused projection); of a tensor with
                 parts, each part is named somewhere
@@ -80,6 +81,10 @@ def _swap(x, _):
     return np.swapaxes(x, 0, 1)
 
 
+def _turn(x, _):
+    return np.swapaxes(x, -1, -2)
+
+
 def _part(x, which):
     index, count = map(int, which.split("of"))
     size = x.shape[-1] // count
@@ -104,6 +109,7 @@ TRANSFORMS = {
     "heads": Transform(_split_heads, _join_heads),
     "rows": Transform(_split_rows, _join_rows),
     "swap": Transform(_swap, _swap),
+    "turn": Transform(_turn, _turn),
     "vector": Transform(_as_vector, _as_cube),
     # Whoever writes puts the parts together, along the axis of `join_axis`.
     "part": Transform(_part, _same),
@@ -164,13 +170,14 @@ def expand_table(table, num_hidden_layers, head_size=None):
         head_size: what `heads` splits into.
 
     Returns:
-        `{layer: [Tensor, ...]}`, in the table's order, block by block.
+        `{layer: [Tensor, ...]}`, in the table's order, block by block; a row of one block
+        counts before that of all.
     """
     fixed = {layer: row for layer, row in table.items() if "{i" not in layer}
     expanded = {layer: expand_row(row, head_size) for layer, row in fixed.items()}
     for i in range(num_hidden_layers):
         for layer, row in table.items():
-            if layer not in fixed:
+            if _number(layer, i) not in fixed:
                 expanded[_number(layer, i)] = expand_row(row and _number(row, i), head_size)
     return expanded
 
