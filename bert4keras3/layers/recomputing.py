@@ -31,7 +31,7 @@ def recomputed(layer, call):
         places = [i for i, x in enumerate(leaves) if _is_float_tensor(x)]
         weights = [v for v in layer.variables if "float" in v.dtype]
         context = global_state.get_global_attribute("current_call_ctx")
-        counters = [(v, v.value * 1) for v in layer.variables if "float" not in v.dtype]
+        counters = [(v, v.value * 1) for v in ops.seed_states(layer)]
 
         def pure(*tensors):
             given = list(leaves)
