@@ -240,6 +240,11 @@ def value_and_gradients(function, arrays, differentiable=False):
     return value, list(gradients)
 
 
+def seed_states(layer):
+    """The variables that the seed generators of a layer, or of a model, count with."""
+    return [v for v in layer.variables if v.name == "seed_generator_state"]
+
+
 def noise_state():
     """What random numbers depend on beside Keras' variables: torch's own, for its dropout.
 

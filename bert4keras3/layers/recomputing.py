@@ -1,6 +1,9 @@
 """Layers whose inner values are computed again for the gradient, instead of kept."""
 
+import contextlib
+
 from keras.src.backend import AutocastScope
+from keras.src.backend.common import global_state
 
 from bert4keras3 import ops
 from bert4keras3.ops import keras
@@ -27,7 +30,8 @@ def recomputed(layer, call):
         leaves = keras.tree.flatten((args, kwargs))
         places = [i for i, x in enumerate(leaves) if _is_float_tensor(x)]
         weights = [v for v in layer.variables if "float" in v.dtype]
-        counters = [(v, v.value * 1) for v in layer.variables if "float" not in v.dtype]
+        context = global_state.get_global_attribute("current_call_ctx")
+        counters = [(v, v.value * 1) for v in ops.seed_states(layer)]
 
         def pure(*tensors):
             given = list(leaves)
@@ -35,20 +39,31 @@ def recomputed(layer, call):
                 given[place] = tensor
             again_args, again_kwargs = keras.tree.pack_sequence_as((args, kwargs), given)
             values = zip(weights, tensors, strict=False)
-            # On torch the second computation is within no other scope of Keras.
+            # The second computation may be within no scope of Keras.
             dtype = layer.compute_dtype if layer.autocast else None
             with keras.StatelessScope([*counters, *values]), AutocastScope(dtype):
-                return call(*again_args, **again_kwargs)
+                with _call_context(context):
+                    return call(*again_args, **again_kwargs)
 
         with AutocastScope(None):
             tensors = [v.value for v in weights]
         result = keras.remat(pure)(*tensors, *(leaves[i] for i in places))
-        if kwargs.get("training"):
-            for variable, before in counters:  # as the seed generators of Keras count
-                variable.assign(before + ops.convert_to_tensor([0, 1], dtype=variable.dtype))
+        for variable, before in counters:  # as the seed generators of Keras count
+            variable.assign(before + ops.convert_to_tensor([0, 1], dtype=variable.dtype))
         return result
 
     return function
+
+
+@contextlib.contextmanager
+def _call_context(context):
+    """Within it layers know what the call around them does: whether it is one of training."""
+    before = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
 
 
 def _is_float_tensor(x):

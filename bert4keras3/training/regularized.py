@@ -31,8 +31,7 @@ class Regularized(keras.Model):
     def call(self, inputs, training=None, mask=None, **kwargs):
         if training:
             # A step's other forwards drop out the same as this one.
-            counters = [v for v in self.non_trainable_variables if "int" in v.dtype]
-            self.extension.counters = [(v, v.value * 1) for v in counters]
+            self.extension.counters = [(v, v.value * 1) for v in ops.seed_states(self)]
             self.extension.noise = ops.noise_state()
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
