@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny import assert_close, predict
+from tiny import assert_close, each, predict
 
 from bert4keras3.models import build_transformer_model
 
@@ -81,11 +81,7 @@ def their_outputs(model, tokens, decoder_tokens, pad):
         return model(**inputs)[0].numpy()
 
 
-def each(names):
-    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
-
-
-@pytest.mark.parametrize("name", each(CASES))
+@pytest.mark.parametrize("name", each(CASES, QUICK))
 def test_loads_and_writes(name, tmp_path):
     """The same outputs with padded rows, and a folder from which theirs gives them again."""
     theirs = saved(name, tmp_path / "theirs")
@@ -109,7 +105,7 @@ def test_loads_and_writes(name, tmp_path):
     assert config["architectures"] == [type(theirs).__name__]
 
 
-@pytest.mark.parametrize("name", each(GENERATING))
+@pytest.mark.parametrize("name", each(GENERATING, QUICK))
 def test_generates(name, tmp_path):
     """Greedy and beams, from padded batches; each row as it is alone."""
     theirs = saved(name, tmp_path)

@@ -109,6 +109,7 @@ def test_poems_are_known_by_heart(poet, tokenizer, poems):
     assert sum(right) >= 0.95 * len(chosen)
 
 
+@pytest.mark.once
 def test_at_a_high_temperature_it_writes_lines_of_its_own(poet, tokenizer):
     prompt = tokenizer.encode(PROMPT)[0]
     samples = poet.generate(prompt, 30, temperature=1.5, num_samples=8, seed=1)

@@ -5,7 +5,7 @@ import numpy as np
 import official_rwkv
 import pytest
 import tiny
-from tiny import assert_close, draw, inputs_for, numpy, predict, tensor
+from tiny import assert_close, draw, each, inputs_for, numpy, predict, tensor
 
 from bert4keras3.generation.conversation import Conversation
 from bert4keras3.layers import (
@@ -399,7 +399,7 @@ def test_other_ways_to_generate(name):
 
 
 @each_family
-@pytest.mark.parametrize("shifts", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shifts", each([True, False], [True]))
 def test_state_tuning(name, shifts, tmp_path):
     keras.utils.set_random_seed(0)
     transformer = build(name)
