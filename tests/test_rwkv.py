@@ -32,7 +32,11 @@ def official(request, tmp_path):
 
 
 each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
-each_family = pytest.mark.parametrize("name", TENSORS)
+every_family = pytest.mark.parametrize("name", TENSORS)
+# What the families have from one base TensorFlow, which compiles slowly, tests of one.
+each_family = pytest.mark.parametrize(
+    "name", ["rwkv6", pytest.param("rwkv7", marks=pytest.mark.further)]
+)
 
 
 def build(name, **kwargs):
@@ -228,7 +232,7 @@ def test_ranks_of_rwkv7():
 # ----------------------------------------------------------------------- padding
 
 
-@each_family
+@every_family
 @pytest.mark.parametrize("tuned", [False, True])
 def test_padding_at_either_side(name, tuned):
     transformer = build(name)
@@ -398,7 +402,7 @@ def test_other_ways_to_generate(name):
 # ----------------------------------------------------------------------- state tuning
 
 
-@each_family
+@every_family
 @pytest.mark.parametrize("shifts", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_state_tuning(name, shifts, tmp_path):
     keras.utils.set_random_seed(0)
