@@ -173,7 +173,7 @@ def test_any_chunk_size(operator):
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="lengths known at run time")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.further)])
 @each_operator
 def test_gradients_within_a_function(operator, compiled):
     import tensorflow as tf
