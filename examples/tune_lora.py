@@ -1,6 +1,6 @@
 """Teach a language model something new by an adapter: the poet learns to name his poems.
 
-    python examples/tune_lora.py                        # about two minutes on two cores
+    python examples/tune_lora.py                        # minutes on two cores
     python examples/tune_lora.py --model FOLDER --pairs PAIRS.tsv   # prompt, tab, answer
     python examples/tune_lora.py --smoke                # seconds, to see that it runs
 
