@@ -32,9 +32,14 @@ def official(request, tmp_path):
 
 
 each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
-# What the families have from one base TensorFlow, which compiles slowly, tests of one.
+# TensorFlow, which compiles slowest, tests of one family what both have from their base; JAX
+# what of that goes through the loop of generation.
 each_family = pytest.mark.parametrize(
     "name", ["rwkv6", pytest.param("rwkv7", marks=pytest.mark.further)]
+)
+on_jax_of_one = pytest.mark.skipif(keras.backend.backend() == "jax", reason="RWKV6 does it")
+each_memory = pytest.mark.parametrize(
+    "name", ["rwkv6", pytest.param("rwkv7", marks=[pytest.mark.further, on_jax_of_one])]
 )
 
 
@@ -270,7 +275,7 @@ def test_states_in_and_out_of_the_model(name):
     assert transformer.generate(ids, 6) == plain.generate(ids, 6)
 
 
-@each_family
+@each_memory
 def test_a_text_goes_on_from_a_state(name, tmp_path):
     transformer = build(name)
     (ids,) = inputs_for(transformer, length=12)
@@ -317,7 +322,7 @@ def test_states_that_do_not_fit(tmp_path):
         transformer.set_tuned_state(transformer.get_tuned_state())
 
 
-@each_family
+@each_memory
 def test_conversation_that_turns_back(name):
     """What was read cannot be unread: the text is read anew."""
     transformer = build(name)
@@ -334,7 +339,7 @@ def test_conversation_that_turns_back(name):
 # ------------------------------------------------------------- the documented generation
 
 
-@each_family
+@each_memory
 def test_chunks_make_a_single_run(name):
     """`build_cache_model(..., input_state=True, output_state=True)`, fed with its outputs."""
     transformer, chunk = build(name), 8
@@ -362,7 +367,7 @@ def test_chunks_make_a_single_run(name):
         assert_close(a, numpy(b))
 
 
-@each_family
+@each_memory
 def test_a_row_that_ended_keeps_its_memory(name):
     """While others run on, its state stays that before its end token."""
     transformer = build(name)
@@ -388,7 +393,7 @@ def test_a_row_that_ended_keeps_its_memory(name):
     assert (ids[0, len(text) :] == end).all()
 
 
-@each_family
+@each_memory
 def test_other_ways_to_generate(name):
     transformer = build(name, sequence_length=7)
     ids = [[5, 6, 7], [8]]
@@ -447,7 +452,7 @@ def test_state_tuning(name, shifts, tmp_path):
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@each_family
+@each_memory
 @pytest.mark.slow
 def test_state_tuning_with_lora(name):
     transformer = build(name)
