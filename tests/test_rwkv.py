@@ -32,13 +32,9 @@ def official(request, tmp_path):
 
 
 each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
-# TensorFlow, which compiles slowest, tests of one family what both have from their base; JAX
-# what of that goes through the loop of generation.
-each_family = pytest.mark.parametrize(
-    "name", ["rwkv6", pytest.param("rwkv7", marks=pytest.mark.further)]
-)
+# What both families have from their base, backends that compile test of one.
 on_jax_of_one = pytest.mark.skipif(keras.backend.backend() == "jax", reason="RWKV6 does it")
-each_memory = pytest.mark.parametrize(
+each_family = pytest.mark.parametrize(
     "name", ["rwkv6", pytest.param("rwkv7", marks=[pytest.mark.further, on_jax_of_one])]
 )
 
@@ -275,7 +271,7 @@ def test_states_in_and_out_of_the_model(name):
     assert transformer.generate(ids, 6) == plain.generate(ids, 6)
 
 
-@each_memory
+@each_family
 def test_a_text_goes_on_from_a_state(name, tmp_path):
     transformer = build(name)
     (ids,) = inputs_for(transformer, length=12)
@@ -322,7 +318,7 @@ def test_states_that_do_not_fit(tmp_path):
         transformer.set_tuned_state(transformer.get_tuned_state())
 
 
-@each_memory
+@each_family
 def test_conversation_that_turns_back(name):
     """What was read cannot be unread: the text is read anew."""
     transformer = build(name)
@@ -339,7 +335,7 @@ def test_conversation_that_turns_back(name):
 # ------------------------------------------------------------- the documented generation
 
 
-@each_memory
+@each_family
 def test_chunks_make_a_single_run(name):
     """`build_cache_model(..., input_state=True, output_state=True)`, fed with its outputs."""
     transformer, chunk = build(name), 8
@@ -367,7 +363,7 @@ def test_chunks_make_a_single_run(name):
         assert_close(a, numpy(b))
 
 
-@each_memory
+@each_family
 def test_a_row_that_ended_keeps_its_memory(name):
     """While others run on, its state stays that before its end token."""
     transformer = build(name)
@@ -393,7 +389,7 @@ def test_a_row_that_ended_keeps_its_memory(name):
     assert (ids[0, len(text) :] == end).all()
 
 
-@each_memory
+@each_family
 def test_other_ways_to_generate(name):
     transformer = build(name, sequence_length=7)
     ids = [[5, 6, 7], [8]]
@@ -407,9 +403,14 @@ def test_other_ways_to_generate(name):
 # ----------------------------------------------------------------------- state tuning
 
 
-@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize(
-    "shifts", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.further])]
+    ("name", "shifts"),
+    [
+        ("rwkv6", False),
+        pytest.param("rwkv6", True, marks=pytest.mark.slow),
+        ("rwkv7", False),
+        pytest.param("rwkv7", True, marks=[pytest.mark.slow, pytest.mark.further, on_jax_of_one]),
+    ],
 )
 def test_state_tuning(name, shifts, tmp_path):
     keras.utils.set_random_seed(0)
@@ -452,7 +453,7 @@ def test_state_tuning(name, shifts, tmp_path):
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@each_memory
+@each_family
 @pytest.mark.slow
 def test_state_tuning_with_lora(name):
     transformer = build(name)
@@ -491,7 +492,7 @@ def test_official_tuned_states(official, tmp_path):
 # ---------------------------------------------------------------------- from scratch
 
 
-@each_family
+@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.slow
 @pytest.mark.once
 def test_learns_from_scratch(name):
