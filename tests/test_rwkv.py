@@ -32,9 +32,10 @@ def official(request, tmp_path):
 
 
 each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
-# What the families have from one base TensorFlow, which compiles slowly, tests of one.
+# What both families have from their base, backends that compile test of one.
+on_jax_of_one = pytest.mark.skipif(keras.backend.backend() == "jax", reason="RWKV6 does it")
 each_family = pytest.mark.parametrize(
-    "name", ["rwkv6", pytest.param("rwkv7", marks=pytest.mark.further)]
+    "name", ["rwkv6", pytest.param("rwkv7", marks=[pytest.mark.further, on_jax_of_one])]
 )
 
 
@@ -402,9 +403,14 @@ def test_other_ways_to_generate(name):
 # ----------------------------------------------------------------------- state tuning
 
 
-@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize(
-    "shifts", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.further])]
+    ("name", "shifts"),
+    [
+        ("rwkv6", False),
+        pytest.param("rwkv6", True, marks=pytest.mark.slow),
+        ("rwkv7", False),
+        pytest.param("rwkv7", True, marks=[pytest.mark.slow, pytest.mark.further, on_jax_of_one]),
+    ],
 )
 def test_state_tuning(name, shifts, tmp_path):
     keras.utils.set_random_seed(0)
@@ -486,7 +492,7 @@ def test_official_tuned_states(official, tmp_path):
 # ---------------------------------------------------------------------- from scratch
 
 
-@each_family
+@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.slow
 @pytest.mark.once
 def test_learns_from_scratch(name):

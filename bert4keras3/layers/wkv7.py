@@ -85,7 +85,7 @@ def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):
         )
         seen = ops.matmul(queries, ops.swapaxes(state, -1, -2))
         known = seen[..., ::2, :] + ops.matmul(weights[..., ::2, 1::2], v)
-        read = SOLVE(weights[..., ::2, ::2], known)
+        read = solve_lower(weights[..., ::2, ::2], known)
         written = ops.reshape(ops.stack([read, v], axis=-2), ops.shape(seen))
         y = seen[..., 1::2, :] + ops.matmul(weights[..., 1::2, :], written)
         return state * decay + ops.matmul(ops.swapaxes(written, -1, -2), keys), y
@@ -94,36 +94,9 @@ def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):
     return unsplit(y, length), state
 
 
-def solve_tri(a, c):
-    eye = ops.eye(a.shape[-1], dtype=a.dtype)
-    return ops.solve_triangular(eye - a, c, lower=True)
+def solve_lower(a, c):
+    """z = a z + c, with a strictly lower triangular `(..., n, n)`, for z like c `(..., n, m)`.
 
-
-def inverse(a):
-    n = a.shape[-1]
-    if n <= 2:
-        return ops.eye(n, dtype=a.dtype) + a
-    h = n // 2
-    both = inverse(ops.stack([a[..., :h, :h], a[..., h:, h:]], axis=-3))
-    first, second = both[..., 0, :, :], both[..., 1, :, :]
-    corner = ops.matmul(second, ops.matmul(a[..., h:, :h], first))
-    upper = ops.concatenate([first, ops.zeros_like(corner)], axis=-1)
-    return ops.concatenate([upper, ops.concatenate([corner, second], axis=-1)], axis=-2)
-
-
-def solve_inv(a, c):
-    return ops.matmul(inverse(a), c)
-
-
-def solve_rec(a, c):
-    """halves, without an inverse"""
-    n = a.shape[-1]
-    if n == 1:
-        return c
-    h = n // 2
-    first = solve_rec(a[..., :h, :h], c[..., :h, :])
-    second = solve_rec(a[..., h:, h:], c[..., h:, :] + ops.matmul(a[..., h:, :h], first))
-    return ops.concatenate([first, second], axis=-2)
-
-
-SOLVE = solve_tri
+    Powers of a would be cheaper to sum up, but of keys that repeat they cancel to nothing.
+    """
+    return ops.solve_triangular(ops.eye(a.shape[-1], dtype=a.dtype) - a, c, lower=True)
