@@ -78,7 +78,7 @@ def ours(scores, targets, mask, transitions):
                 loss = tf.reduce_sum(crf.sparse_loss(targets, x))
             return loss, tape.gradient(loss, [crf.trainable_variables[0].value, x])
 
-        step, decode = (tf.function(f, jit_compile=True) for f in (total, lambda: crf.decode(x)))
+        step, decode = map(tf.function, (total, lambda: crf.decode(x)))
         return step, lambda: decode().numpy()
 
     x = torch.tensor(hidden, requires_grad=True)
