@@ -94,7 +94,7 @@ def main():
     parser = make_parser(__doc__, pretrained=False)
     add = parser.add_argument
     add("--data", metavar="PATH", help="folder or zip archive: files of train, valid and test")
-    add("--epochs", type=int, default=6, help="default: %(default)s")
+    add("--epochs", type=int, default=8, help="default: %(default)s")
     add("--plot", metavar="FILE.png", default="sentiment.png", help="default: %(default)s")
     args = parse(parser, needs=["data"])
     start, epochs = time.perf_counter(), 2 if args.smoke else args.epochs

@@ -87,6 +87,8 @@ def main():
 
     results = []
     predecessor = build("Predecessor-")
+    if predecessor.num_hidden_layers % layers:
+        parser.error(f"--layers must divide the {predecessor.num_hidden_layers} of the model")
     # The successor begins as the first blocks of the checkpoint; the embeddings are shared.
     shared = {
         name.replace("Predecessor", "Successor"): layer
