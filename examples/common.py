@@ -203,7 +203,7 @@ def make_optimizer(rate, steps, weight_decay=0.01):
 class Pool(Layer):
     """Mean and maximum of the vectors of a text: `(batch, length, n)` -> `(batch, 2 n)`."""
 
-    def call(self, x, mask):
+    def call(self, x, mask=None):
         real = ops.cast(mask, x.dtype)[:, :, None]
         mean = ops.sum(x * real, axis=1) / ops.sum(real, axis=1)
         return ops.concatenate([mean, ops.max(ops.where(real > 0, x, -1e4), axis=1)], axis=-1)
