@@ -19,7 +19,7 @@ from poems import arguments, build, build_tokenizer, optimizer, read_poems
 from task_language_model import BATCH_SIZE, CrossEntropy, lines
 
 from bert4keras3.backend import keras
-from bert4keras3.snippets import sequence_padding
+from bert4keras3.snippets import AutoRegressiveDecoder, sequence_padding
 
 METRES = (5, 7)
 LENGTH = 80
@@ -33,13 +33,17 @@ def by_metre(poems):
             yield lines(poem), METRES.index(lengths.pop())
 
 
-def write(generator, tokenizer, label, count):
-    """Poems of a class."""
-    ids = np.zeros((count, LENGTH), "int32")
-    ids[:, 0] = tokenizer._token_start_id
-    labels = np.full((count, 1), label)
-    found = generator.predict([ids, np.zeros_like(ids), labels], batch_size=count, verbose=0)
-    return [tokenizer.decode(row[row != 0]) for row in found]
+class Poems(AutoRegressiveDecoder):
+    """Poems of a class, drawn at random."""
+
+    def __init__(self, model, **options):
+        super().__init__(**options)
+        self.model = model
+
+    @AutoRegressiveDecoder.wraps(default_rtype="probas")
+    def predict(self, inputs, output_ids, states):
+        arrays = [output_ids, np.zeros_like(output_ids), inputs[0]]
+        return self.last_token(self.model).predict(arrays)
 
 
 def obeys(text, metre):
@@ -72,12 +76,12 @@ def main():
     inputs = [ids, np.zeros_like(ids), np.array(labels)[:, None]]
     model.fit(inputs, None, BATCH_SIZE, args.epochs, verbose=2)
 
-    end, count = tokenizer._token_end_id, 2 if args.smoke else 100
-    generator = transformer.build_cache_model(
-        [LENGTH, LENGTH, 1], end, search_mode="topp", k=0.9, seed=args.seed
-    )
+    np.random.seed(args.seed)
+    length, count = (8, 2) if args.smoke else (LENGTH, 32)
+    start, end = tokenizer._token_start_id, tokenizer._token_end_id
+    writer = Poems(transformer.model, start_id=start, end_id=end, maxlen=length)
     for number, metre in enumerate(METRES):
-        poems = write(generator, tokenizer, number, count)
+        poems = [tokenizer.decode(ids) for ids in writer.random_sample([[number]], count, topp=0.9)]
         right = sum(obeys(poem, metre) for poem in poems)
         print(f"asked for verses of {metre}: {right} of {count} poems have them throughout")
         print(*(f"    {poem}" for poem in poems[:2]), sep="\n")
