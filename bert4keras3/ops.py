@@ -153,7 +153,7 @@ def project(x, kernel, transposed=False):
     return _keras_ops.reshape(product, (*x.shape[:-1], units))
 
 
-def recur(step, state, xs, remat=False):
+def recur(step, state, xs, remat=False, reverse=False):
     """A loop over the first axis, as `keras.ops.scan`, and differentiable on every backend.
 
     Keras' own takes results of the state's shape only, on TensorFlow.
@@ -163,16 +163,17 @@ def recur(step, state, xs, remat=False):
         state: a tensor.
         xs: a list of tensors `(steps, ...)`.
         remat: compute a step again for its gradient, instead of keeping what it computed.
+        reverse: begin with the last x.
 
     Returns:
-        The last state, and the ys `(steps, ...)`, of the state's dtype.
+        The last state, and the ys `(steps, ...)`, of the state's dtype, in the order of the xs.
     """
     if xs[0].shape[0] == 1:
         state, y = step(state, [x[0] for x in xs])
         return state, y[None]
     step = keras.remat(step) if remat and is_differentiated() else step
     if keras.backend.backend() != "tensorflow":
-        return _keras_ops.scan(step, state, xs)
+        return _keras_ops.scan(step, state, xs, reverse=reverse)
     import tensorflow as tf
 
     count = xs[0].shape[0]
@@ -184,12 +185,13 @@ def recur(step, state, xs, remat=False):
     results = tf.TensorArray(state.dtype, steps, infer_shape=True)
 
     def body(i, state, results):
-        state, y = step(state, [array.read(i) for array in arrays])
-        return i + 1, state, results.write(i, y)
+        place = steps - 1 - i if reverse else i
+        state, y = step(state, [array.read(place) for array in arrays])
+        return i + 1, state, results.write(place, y)
 
     # XLA differentiates a loop whose length it knows.
     _, state, results = tf.while_loop(
-        lambda i, *_: i < steps, body, (0, state, results), maximum_iterations=count
+        lambda i, *_: i < steps, body, (0, state, results), maximum_iterations=steps
     )
     return state, results.stack()
 

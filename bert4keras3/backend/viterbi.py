@@ -61,7 +61,7 @@ def scan_steps(function, state, values, counted, transitions, reverse=False):
         function: `(state, (value, is_counted, is_first, transition)) -> (state, output)`,
             with a step's values `(batch, labels)`, `(batch, 1)` for the two bools, and
             transitions that broadcast to `(batch, labels, labels)`. Its output is of
-            the state's shape and dtype, as TensorFlow wants it.
+            the state's dtype.
         state: what it starts with.
         values: `(batch, length, labels)`.
         counted, transitions: see `viterbi`.
@@ -76,9 +76,8 @@ def scan_steps(function, state, values, counted, transitions, reverse=False):
         return ops.transpose(x, (1, 0, *range(2, len(x.shape))))
 
     steps = [by_step(values), by_step(counted)[..., None], by_step(first)[..., None]]
-    options = {"length": values.shape[1], "reverse": reverse}
     if len(transitions.shape) == 4:
-        return ops.scan(function, state, (*steps, by_step(transitions)), **options)
-    return ops.scan(
-        lambda s, step: function(s, (*step, transitions)), state, tuple(steps), **options
+        return ops.recur(function, state, [*steps, by_step(transitions)], reverse=reverse)
+    return ops.recur(
+        lambda s, step: function(s, (*step, transitions)), state, steps, reverse=reverse
     )

@@ -37,8 +37,6 @@ class LabelChain(Layer):
         if not lr_multiplier > 0:
             raise ValueError(f"layer {self.name!r}: lr_multiplier: {lr_multiplier} is not positive")
         remember(self)
-        # XLA cannot differentiate TensorFlow's loop over the steps.
-        self.supports_jit = keras.backend.backend() != "tensorflow"
         self.lr_multiplier = lr_multiplier
         # Lists, as a configuration is JSON.
         self.starts = None if starts is None else list(map(int, starts))
