@@ -132,6 +132,7 @@ def test_tokenizer_with_pre_tokenize():
     assert tokenizer.encode("今天天气不错") == ([1, 3, 4, 5, 6, 2], [0] * 6)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_data_generator_example():
     """The chapter on DataGenerator: a classifier trained from `forfit()`."""

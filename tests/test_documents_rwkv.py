@@ -12,6 +12,8 @@ from bert4keras3.layers import Loss
 from bert4keras3.models import build_transformer_model
 from bert4keras3.tokenizers import RWKV_TOKENIZER
 
+# What they do is tested on every backend in test_rwkv.py.
+pytestmark = pytest.mark.once
 maxlen = 24
 CONFIG = {
     "vocab_size": 260,
@@ -99,7 +101,7 @@ def texts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tunes_state", [False, pytest.param(True, marks=pytest.mark.once)])
+@pytest.mark.parametrize("tunes_state", [False, True])
 def test_training(files, tunes_state):
     RWKV = build(files)
     if tunes_state:
@@ -143,7 +145,7 @@ def test_training_from_tfrecords(files, tmp_path):
     assert np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("penalty", [1.0, pytest.param(1.2, marks=pytest.mark.once)])
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
 def test_generation(files, penalty):
     temperature = 1.0
     RWKV = build(
@@ -167,7 +169,7 @@ def test_generation(files, penalty):
     assert len(o2) > len(prompt)
 
 
-@pytest.mark.parametrize("through", ["predict", pytest.param("call", marks=pytest.mark.once)])
+@pytest.mark.parametrize("through", ["predict", "call"])
 def test_generation_with_states(files, through):
     """The memory is handed on: every chunk has `maxlen` ids, the first of them the last one's."""
     RWKV = build(files)

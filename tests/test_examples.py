@@ -14,6 +14,7 @@ SCRIPTS = sorted(
 )
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_example(script, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tiny
-from tiny import assert_close, build, inputs_for, predict
+from tiny import assert_close, build, each, inputs_for, predict
 
 from bert4keras3.models import build_transformer_model
 from bert4keras3.training import (
@@ -26,13 +26,6 @@ from bert4keras3.weights.h5 import KerasWeights
 
 FAMILIES = ("bert", "albert", "gemma", "llama_window", "t5", "roformer", "gau_lm", "deberta")
 FEW = ("albert", "gemma")
-
-
-def each(names, few=FEW):
-    """Families as parameters: a few where programs are compiled, and all of them on torch."""
-    compiled = keras.backend.backend() != "torch"
-    marks = (pytest.mark.slow, pytest.mark.skipif(compiled, reason="all families: on torch"))
-    return [pytest.param(name, marks=() if name in few else marks) for name in names]
 
 
 def disturb(model, seed=1, size=0.1):
@@ -106,7 +99,7 @@ def test_a_head_is_trained_whole():
     assert len(trained) == 2 + 2 * 4
 
 
-@pytest.mark.parametrize("name", each(("bert", "gemma")))
+@pytest.mark.parametrize("name", each(("bert", "gemma"), FEW))
 def test_environment_variable(name, monkeypatch):
     """documents/000: all but LoRA and norms is frozen; Dense and Embedding, those inside too."""
     plain = build(name)
@@ -143,7 +136,7 @@ def test_state_tuning_goes_together_with_it():
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize("name", each(FAMILIES))
+@pytest.mark.parametrize("name", each(FAMILIES, FEW))
 def test_merged_equals_unmerged(name, use_dora):
     transformer, arrays, base, expected = tuned(name, "all", use_dora=use_dora)
     plain = build(name)
@@ -267,7 +260,7 @@ def test_adapters_are_float32(policy):
 # ------------------------------------------------------------------------------ files
 
 
-@pytest.mark.parametrize("name", each(("gemma", "rwkv6", "gau_lm")))
+@pytest.mark.parametrize("name", each(("gemma", "rwkv6", "gau_lm"), FEW))
 def test_adapter_files(name, tmp_path):
     path = tmp_path / "adapter.safetensors"
     transformer, arrays, base, expected = tuned(name, "all", use_dora=True, dropout=0.1)

@@ -14,7 +14,8 @@ def blocks(name):
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
 
 
-@pytest.mark.once
+@pytest.mark.further
+@pytest.mark.slow
 def test_the_guide_runs(tmp_path, monkeypatch):
     if not (ROOT / "docs").is_dir():
         pytest.skip("no documents beside the tests")

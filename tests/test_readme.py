@@ -77,6 +77,7 @@ def save_t5(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_python_examples_run(folder, capsys):
     scope = {}
@@ -88,6 +89,7 @@ def test_python_examples_run(folder, capsys):
     assert (folder / "exported" / "model.safetensors").is_file()
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_commands_run(folder):
     lines = [line for block in blocks("README.md", "bash") for line in block.splitlines() if line]

@@ -32,11 +32,7 @@ def official(request, tmp_path):
 
 
 each_official = pytest.mark.parametrize("official", TENSORS, indirect=True)
-# What both families have from their base, backends that compile test of one.
-on_jax_of_one = pytest.mark.skipif(keras.backend.backend() == "jax", reason="RWKV6 does it")
-each_family = pytest.mark.parametrize(
-    "name", ["rwkv6", pytest.param("rwkv7", marks=[pytest.mark.further, on_jax_of_one])]
-)
+each_family = pytest.mark.parametrize("name", tiny.each(["rwkv6", "rwkv7"], ["rwkv6"]))
 
 
 def build(name, **kwargs):
@@ -407,9 +403,9 @@ def test_other_ways_to_generate(name):
     ("name", "shifts"),
     [
         ("rwkv6", False),
-        pytest.param("rwkv6", True, marks=pytest.mark.slow),
-        ("rwkv7", False),
-        pytest.param("rwkv7", True, marks=[pytest.mark.slow, pytest.mark.further, on_jax_of_one]),
+        pytest.param("rwkv6", True, marks=[pytest.mark.slow, pytest.mark.further]),
+        pytest.param("rwkv7", False, marks=[pytest.mark.slow, pytest.mark.further]),
+        pytest.param("rwkv7", True, marks=[pytest.mark.slow, pytest.mark.further]),
     ],
 )
 def test_state_tuning(name, shifts, tmp_path):

@@ -17,6 +17,7 @@ def blocks(name):
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_guide_runs(tmp_path, monkeypatch):
     folder = tmp_path / "chinese_L-12_H-768_A-12"
