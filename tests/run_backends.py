@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
 COMPILING = ("jax", "tensorflow")
-# TensorFlow keeps all that XLA compiled until its process ends, and dies of too much of it.
-PROCESSES = {"tensorflow": 4}
+# A process keeps all that XLA compiled until it ends, and TensorFlow dies of too much of it.
+PROCESSES = {"jax": 2, "tensorflow": 4}
 
 
 def run(backend, marks, arguments):
@@ -48,7 +48,7 @@ def run_once(backend, marks, arguments):
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
         # Most of the time goes into compiling small programs, one core each.
         # TensorFlow's workers share what compiles most, the others start on a half each.
-        order = "load" if backend in PROCESSES else "worksteal"
+        order = "load" if backend == "tensorflow" else "worksteal"
         command += ["-n", "auto", "--dist", order, *arguments]
         if marks:
             command += ["-m", " and ".join(marks)]
