@@ -192,10 +192,10 @@ def plot_curves(history, marks, path):
     figure.savefig(path, dpi=120)
 
 
-def make_optimizer(rate, steps, weight_decay=0.01):
-    """AdamW whose rate rises for a tenth of the steps, then falls to nothing."""
+def make_optimizer(rate, steps, weight_decay=0.01, warmup=10):
+    """AdamW whose rate rises for one of `warmup` parts of the steps, then falls to nothing."""
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=rate, warmup_steps=max(steps // 10, 1)
+        0.0, steps, warmup_target=rate, warmup_steps=max(steps // warmup, 1)
     )
     return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from common import POEMS, SPECIAL_TOKENS, make_optimizer
 
 from bert4keras3.backend import keras
 from bert4keras3.models import build_transformer_model
 from bert4keras3.snippets import sequence_padding
 from bert4keras3.tokenizers import Tokenizer
 
-TEXTS = Path(__file__).resolve().parents[1] / "bert4keras3" / "data" / "tang_song_poems.txt"
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SIZES = {
     "hidden_size": 96,
     "num_hidden_layers": 2,
@@ -62,7 +61,7 @@ class Sample(NamedTuple):
     triples: list = []
 
 
-def read_poems(path=TEXTS):
+def read_poems(path=POEMS):
     """The poems of a file: `《title》`, `作者：poet`, lines, and a blank line after each."""
     poems = []
     for block in re.split(r"\n\s*\n", Path(path).read_text(encoding="utf-8").strip()):
@@ -125,7 +124,7 @@ def arguments(doc, epochs, count=2000, data=True, **more):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--texts", default=TEXTS, metavar="FILE", help="poems; by default the package's")
+    add("--texts", default=POEMS, metavar="FILE", help="poems; by default the package's")
     if data:
         add("--data", type=Path, metavar="FOLDER", help="train.jsonl and test.jsonl to use instead")
     add("--config", metavar="FILE", help="configuration of a model to start from, or its folder")
@@ -192,11 +191,7 @@ def training_ids(args, rows, tokenizer, share=0.3):
 
 def optimizer(args, texts, batch_size):
     """AdamW with a short warm-up, then falling to nothing."""
-    steps = args.epochs * -(-texts // batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=args.rate, warmup_steps=max(steps // 20, 1)
-    )
-    return keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=1.0)
+    return make_optimizer(args.rate, args.epochs * -(-texts // batch_size), warmup=20)
 
 
 def f1(found, expected):

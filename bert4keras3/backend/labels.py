@@ -1,7 +1,6 @@
 """Labels of sequences: are they labels at all, and which real step comes before another?"""
 
 from bert4keras3 import ops
-from bert4keras3.backend.shapes import dtype
 
 
 def check_labels(labels, classes, name, counted=None):
@@ -44,12 +43,6 @@ def spoil(loss, fine):
     if len(fine.shape) > len(loss.shape):
         fine = ops.all(fine, axis=-1)
     return ops.where(fine, loss, ops.cast(float("nan"), loss.dtype))
-
-
-def at_least_float32(x):
-    """A tensor in float32, or as it is in float64: losses do not fit into fewer bits."""
-    x = ops.convert_to_tensor(x)
-    return x if dtype(x) == "float64" else ops.cast(x, "float32")
 
 
 def previous_steps(counted, reverse=False):

@@ -2,8 +2,8 @@
 
 from bert4keras3 import ops
 from bert4keras3.backend.activations import register
-from bert4keras3.backend.labels import at_least_float32, check_labels, spoil
-from bert4keras3.backend.shapes import dtype
+from bert4keras3.backend.labels import check_labels, spoil
+from bert4keras3.backend.shapes import at_least_float32, dtype
 from bert4keras3.ops import keras
 
 

@@ -1,4 +1,4 @@
-"""Shapes, axes and gathering."""
+"""Shapes, dtypes, axes and gathering."""
 
 import numpy as np
 
@@ -14,6 +14,12 @@ def int_shape(x):
 def dtype(x):
     """The dtype of a tensor as a string, e.g. `'float32'`."""
     return keras.backend.standardize_dtype(x.dtype)
+
+
+def at_least_float32(x):
+    """A tensor in float32, or as it is in float64: long sums do not fit into fewer bits."""
+    x = ops.convert_to_tensor(x)
+    return x if dtype(x) == "float64" else ops.cast(x, "float32")
 
 
 def align(tensor, axes, ndim=None):

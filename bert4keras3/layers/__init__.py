@@ -55,6 +55,15 @@ from bert4keras3.layers.rwkv6 import ChannelMix, TimeMix
 from bert4keras3.layers.rwkv7 import RWKV7ChannelMix, RWKV7TimeMix
 from bert4keras3.layers.wkv6 import RWKVKernelOperator
 
+# What the blocks of models are made of, beside norms.
+BLOCK_LAYERS = (
+    DisentangledSelfAttention,
+    FeedForward,
+    GatedAttentionUnit,
+    MultiHeadAttention,
+    RecurrentLayer,
+)
+
 globals().update(_aliases.child_aliases("bert4keras3", "layers"))
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -10,6 +10,13 @@ import numpy as np
 from bert4keras3 import ops
 from bert4keras3.ops import keras
 
+PREFIX = "lora_"  # of the variables' names
+
+
+def is_low_rank(variable):
+    """Whether a variable belongs to a `LowRank`; freezing and checkpoints leave those out."""
+    return variable.name.startswith(PREFIX)
+
 
 class LowRank(keras.layers.Layer):
     """A branch beside a kernel W: `x W + scale · (x A) B`; the sum W + A B is never made.
@@ -53,7 +60,6 @@ class LowRank(keras.layers.Layer):
         with contextlib.ExitStack() as stack:
             for part in owner.kernel_variable.path.split("/")[:-1]:
                 stack.enter_context(keras.name_scope(part))
-            # Their names begin with lora_: `freeze` and checkpoints go by that.
             self.a = self._add("a", (rows, rank), down)
             self.b = self._add("b", (rank, columns), up)
             self.magnitude = self._add("magnitude", (columns,), "ones") if use_dora else None
@@ -66,7 +72,7 @@ class LowRank(keras.layers.Layer):
         self.built = True
 
     def _add(self, name, shape, initializer, **options):
-        return self.add_weight(shape, initializer, name=f"lora_{name}", autocast=False, **options)
+        return self.add_weight(shape, initializer, name=PREFIX + name, autocast=False, **options)
 
     @property
     def use_dora(self):

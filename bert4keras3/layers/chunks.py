@@ -1,7 +1,6 @@
 """What the chunked forms of RWKV's operators share: tokens are joined in matrix products."""
 
 from bert4keras3 import ops
-from bert4keras3.ops import keras
 
 CHUNK = 32  # tokens of a chunk; a power of two
 
@@ -69,12 +68,6 @@ def unsplit(x, length):
     heads, chunk, size = x.shape[2:]
     x = ops.transpose(x, (1, 0, 3, 2, 4))
     return ops.reshape(x, (batch, chunks * chunk, heads, size))[:, :length]
-
-
-def wide(x):
-    """In float32, or float64 where it is."""
-    x = ops.convert_to_tensor(x)
-    return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
 def state_of_rows(state, x):

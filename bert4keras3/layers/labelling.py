@@ -4,6 +4,7 @@ import numpy as np
 
 from bert4keras3 import ops
 from bert4keras3.backend.labels import check_labels, masked_mean, previous_steps, spoil
+from bert4keras3.backend.shapes import at_least_float32
 from bert4keras3.backend.viterbi import scan_steps, viterbi
 from bert4keras3.layers.base import Layer, register_layer
 from bert4keras3.layers.compiling import for_compile, remember
@@ -136,8 +137,7 @@ class LabelChain(Layer):
                 f"layer {self.name!r}: expected scores (batch, length, {self.labels}), "
                 f"got {tuple(scores.shape)}"
             )
-        if keras.backend.standardize_dtype(scores.dtype) != "float64":
-            scores = ops.cast(scores, "float32")
+        scores = at_least_float32(scores)
         # NaN counts, so that it is seen.
         counted = ops.any(scores != float("-inf"), axis=-1)
         scores = ops.maximum(scores, ops.lowest(scores.dtype))

@@ -1,6 +1,7 @@
 """Scaling, shifting and normalising the last axis."""
 
 from bert4keras3 import ops
+from bert4keras3.backend.shapes import at_least_float32
 from bert4keras3.layers.base import Layer, activation_function, register_layer
 from bert4keras3.ops import keras
 
@@ -143,8 +144,7 @@ class LayerNormalization(ScaleOffset):
     def call(self, inputs, mask=None):
         x, condition = inputs if self.conditional else (inputs, None)
         dtype = x.dtype
-        if keras.backend.standardize_dtype(dtype) != "float64":
-            x = ops.cast(x, "float32")
+        x = at_least_float32(x)
         if self.zero_mean:
             x = x - ops.mean(x, axis=-1, keepdims=True)
         if self.unit_variance:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bert4keras3 import ops
+from bert4keras3.layers.adapters import is_low_rank
 from bert4keras3.layers.base import Layer, activation_function, register_layer
 from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.norms import GroupNorm
@@ -276,7 +277,7 @@ def first_shape(shape):
 def freeze(layer):
     """Train no weight of a layer but the matrices of LoRA."""
     for variable in layer.variables:
-        if not variable.name.startswith("lora_"):
+        if not is_low_rank(variable):
             variable.trainable = False
 
 

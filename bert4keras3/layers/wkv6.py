@@ -14,6 +14,7 @@ import math
 import os
 
 from bert4keras3 import ops
+from bert4keras3.backend.shapes import at_least_float32
 from bert4keras3.layers.chunks import (
     CHUNK,
     chunk_size,
@@ -21,7 +22,6 @@ from bert4keras3.layers.chunks import (
     split,
     state_of_rows,
     unsplit,
-    wide,
 )
 from bert4keras3.ops import keras
 
@@ -42,7 +42,7 @@ def wkv6(r, k, v, w, u, state=None):
         y `(batch, length, heads, size)` and the state afterwards `(batch, heads, size,
         size)`, both float32 (float64 for such input).
     """
-    r, k, v, w, u = (wide(x) for x in (r, k, v, w, u))
+    r, k, v, w, u = (at_least_float32(x) for x in (r, k, v, w, u))
     operator = wkv6_step if r.shape[1] == 1 else fused_wkv6() or wkv6_chunked
     return operator(r, k, v, w, u, state_of_rows(state, r))
 

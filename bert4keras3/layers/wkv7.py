@@ -11,6 +11,7 @@ Source: https://arxiv.org/abs/2503.14456
 """
 
 from bert4keras3 import ops
+from bert4keras3.backend.shapes import at_least_float32
 from bert4keras3.layers.chunks import (
     CHUNK,
     chunk_size,
@@ -18,7 +19,6 @@ from bert4keras3.layers.chunks import (
     split,
     state_of_rows,
     unsplit,
-    wide,
 )
 
 
@@ -36,31 +36,30 @@ def wkv7(r, w, k, v, a, b, state=None):
         y `(batch, length, heads, size)` and the state afterwards `(batch, heads, size,
         size)`, both float32 (float64 for such input).
     """
-    inputs = [wide(x) for x in (r, w, k, v, a, b)]
+    inputs = [at_least_float32(x) for x in (r, w, k, v, a, b)]
     operator = wkv7_step if r.shape[1] == 1 else wkv7_chunked
     return operator(*inputs, state_of_rows(state, inputs[0]))
 
 
 def wkv7_naive(r, w, k, v, a, b, state):
     """The definition, token by token; arguments and returns as `wkv7`."""
-
-    def step(state, token):
-        r, w, k, v, a, b = (x[..., None, :] for x in token)
-        read = ops.sum(state * a, axis=-1, keepdims=True)
-        state = state * ops.exp(w) + read * b + ops.swapaxes(v, -1, -2) * k
-        return state, ops.sum(state * r, axis=-1)
-
     tokens = [ops.swapaxes(x, 0, 1) for x in (r, w, k, v, a, b)]
-    state, y = ops.recur(step, state, tokens)
+    state, y = ops.recur(_advance, state, tokens)
     return ops.swapaxes(y, 0, 1), state
 
 
 def wkv7_step(r, w, k, v, a, b, state):
     """One token: a length of 1; arguments and returns as `wkv7`."""
-    r, w, k, v, a, b = (x[:, 0, :, None, :] for x in (r, w, k, v, a, b))
+    state, y = _advance(state, [x[:, 0] for x in (r, w, k, v, a, b)])
+    return y[:, None], state
+
+
+def _advance(state, token):
+    """The state after a token, and what it reads there; the token's parts are `(..., size)`."""
+    r, w, k, v, a, b = (x[..., None, :] for x in token)
     read = ops.sum(state * a, axis=-1, keepdims=True)
     state = state * ops.exp(w) + read * b + ops.swapaxes(v, -1, -2) * k
-    return ops.sum(state * r, axis=-1)[:, None], state
+    return state, ops.sum(state * r, axis=-1)
 
 
 def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert4keras3.layers.adapters import is_low_rank
 from bert4keras3.models.config import write_json
 from bert4keras3.models.huggingface import to_huggingface
 from bert4keras3.weights import CheckpointError, open_source
@@ -393,7 +394,7 @@ class Checkpoints:
             if any(
                 id(variable) not in stored
                 for variable in layer.trainable_variables
-                if not variable.name.startswith("lora_")
+                if not is_low_rank(variable)
             )
         )
         if unmapped:
@@ -403,7 +404,7 @@ class Checkpoints:
 def checkpoint_weights(layer):
     """A layer's weights, in their order, that checkpoints have tensors for."""
     weights = getattr(layer, "checkpoint_weights", layer.weights)
-    return [weight for weight in weights if not weight.name.startswith("lora_")]
+    return [weight for weight in weights if not is_low_rank(weight)]
 
 
 def _check_merged(layer):

@@ -6,17 +6,15 @@ from collections import Counter
 
 from bert4keras3._environment import is_switched_on
 from bert4keras3.layers import (
+    BLOCK_LAYERS,
     Add,
     AttentionBias,
     Concatenate1D,
-    DisentangledSelfAttention,
     Dropout,
     FeedForward,
-    GatedAttentionUnit,
     Lambda,
     LayerNormalization,
     MultiHeadAttention,
-    RecurrentLayer,
 )
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Stepwise, as_list, call_parameters
@@ -29,14 +27,6 @@ from bert4keras3.weights.deferred import defer
 POST = {"after": "Norm"}
 PRE = {"before": "Norm"}
 SANDWICH = {"before": "Norm", "inner": "Norm-post"}
-# With remat, layers that compute again what they need for gradients; norms do, too.
-RECOMPUTED = (
-    MultiHeadAttention,
-    DisentangledSelfAttention,
-    GatedAttentionUnit,
-    FeedForward,
-    RecurrentLayer,
-)
 
 
 class Transformer(Stepwise, Generating, Headed, Checkpoints):
@@ -388,7 +378,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
 
     def _recomputing(self, layer):
         """What a layer is made within: Keras' scope where it is to compute things again."""
-        recomputes = inspect.isclass(layer) and issubclass(layer, (*RECOMPUTED, self.norm_class))
+        recomputes = inspect.isclass(layer) and issubclass(layer, (*BLOCK_LAYERS, self.norm_class))
         return keras.RematScope() if self.remat and recomputes else contextlib.nullcontext()
 
     def _run(self, name, inputs, arguments):

@@ -1,7 +1,8 @@
 """Adversarial training, virtual adversarial training, gradient penalty: a line each, for `fit`."""
 
 from bert4keras3 import ops
-from bert4keras3.backend.labels import at_least_float32, masked_mean
+from bert4keras3.backend.labels import masked_mean
+from bert4keras3.backend.shapes import at_least_float32
 from bert4keras3.ops import keras
 from bert4keras3.training.places import find_place
 from bert4keras3.training.regularized import Regularized

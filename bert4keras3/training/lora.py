@@ -10,24 +10,9 @@ merge_lora(model)                 # a plain model again
 
 import re
 
-from bert4keras3.layers import (
-    DecomposerDense,
-    DisentangledSelfAttention,
-    FeedForward,
-    GatedAttentionUnit,
-    MultiHeadAttention,
-    RecurrentLayer,
-)
-from bert4keras3.layers.adapters import Adaptable, LowRank
+from bert4keras3.layers import BLOCK_LAYERS, DecomposerDense
+from bert4keras3.layers.adapters import Adaptable, LowRank, is_low_rank
 from bert4keras3.ops import keras
-
-BLOCKS = (
-    DisentangledSelfAttention,
-    FeedForward,
-    GatedAttentionUnit,
-    MultiHeadAttention,
-    RecurrentLayer,
-)
 
 
 def enable_lora(
@@ -133,7 +118,7 @@ def select_targets(model, targets=None):
     names = {
         f"{layer.name}/{part.name}"
         for layer in keras_model(model).layers
-        if isinstance(layer, BLOCKS) and hasattr(layer, "origin")
+        if isinstance(layer, BLOCK_LAYERS) and hasattr(layer, "origin")
         for part in layer._flatten_layers(recursive=False, include_self=False)
         if not isinstance(part, DecomposerDense)  # of low rank as it is
     }
@@ -176,7 +161,7 @@ def freeze_base(model, others=()):
     """Train the adapters as they are set, the layers given, tuned states, and nothing else."""
     kept = {id(variable) for layer in others for variable in _parameters(layer)}
     for variable in keras_model(model).variables:
-        if not variable.name.startswith(("lora_", "tuned_")):
+        if not is_low_rank(variable) and not variable.name.startswith("tuned_"):
             variable.trainable = id(variable) in kept
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bert4keras3.layers.adapters import LowRank
+from bert4keras3.layers.adapters import LowRank, is_low_rank
 from bert4keras3.training import peft_names
 from bert4keras3.training.lora import (
     active_lora,
@@ -95,9 +95,13 @@ def trained_beside(model):
     """`{layer/index: variable}` of what is trained beside adapters, a new head for example."""
     found = {}
     for layer in keras_model(model).layers:
-        own = [weight for weight in layer.weights if not weight.name.startswith("lora_")]
-        found |= {f"{layer.name}/{i}": v for i, v in enumerate(own) if v.trainable}
+        own = enumerate(_own_weights(layer))
+        found |= {f"{layer.name}/{i}": variable for i, variable in own if variable.trainable}
     return found
+
+
+def _own_weights(layer):
+    return [weight for weight in layer.weights if not is_low_rank(weight)]
 
 
 def _check(path, targets, layers, values):
@@ -178,8 +182,7 @@ def _described(source):
 def _variable(model, name, path):
     place, _, index = name.rpartition("/")
     layers = {layer.name: layer for layer in keras_model(model).layers}
-    weights = layers[place].weights if place in layers else []
-    own = [weight for weight in weights if not weight.name.startswith("lora_")]
+    own = _own_weights(layers[place]) if place in layers else []
     if not index.isdecimal() or int(index) >= len(own):
         raise CheckpointError(f"the model has no weight {name!r}", path)
     return own[int(index)]

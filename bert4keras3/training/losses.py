@@ -5,7 +5,8 @@ from bert4keras3.backend import (
     multilabel_categorical_crossentropy,
     sparse_multilabel_categorical_crossentropy,
 )
-from bert4keras3.backend.labels import at_least_float32, check_labels, masked_mean, spoil
+from bert4keras3.backend.labels import check_labels, masked_mean, spoil
+from bert4keras3.backend.shapes import at_least_float32
 
 __all__ = [
     "cosent_loss",
