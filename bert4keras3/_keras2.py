@@ -11,6 +11,7 @@ import keras as keras3
 import tensorflow as tf
 import tf_keras
 from tf_keras.src.engine.keras_tensor import KerasTensor
+from tf_keras.src.utils.tf_utils import shape_type_conversion
 
 if keras3.backend.backend() != "tensorflow":
     raise ImportError(
@@ -98,7 +99,12 @@ keras = _Names(
 
 
 class LayerForm:
-    """Mixin of all layers of this library: the arguments of Keras 3's layers."""
+    """Mixin of all layers of this library: they are called as Keras 3 calls layers."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "build" in vars(cls):
+            cls.build = shape_type_conversion(cls.build)  # shapes are tuples
 
     def add_weight(self, name=None, shape=None, autocast=True, **options):
         """As in Keras 3, all arguments by name; or as Keras 2's own layers call it."""
