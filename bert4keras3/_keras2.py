@@ -114,6 +114,10 @@ class LayerForm:
             name = f"{self.name}/{name}"
         return super().add_weight(name=name, shape=shape, **options)
 
+    def quantize(self, *args, **kwargs):
+        """Raises: Keras 2 cannot."""
+        only_keras3("quantisation")
+
     def _autographed_call(self):
         return self.call  # loops and conditions are written out already
 
