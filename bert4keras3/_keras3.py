@@ -4,10 +4,10 @@
 """
 
 import keras
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F401
 
 # Keras takes objects of this class wherever it takes data; it has no public name.
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter  # noqa: F401
 
 is_tf_keras = False
 LayerForm = object  # a mixin of all layers of this library

@@ -35,7 +35,7 @@ COVERED = {
     "a_bias = False": "test_documents::test_documented_arguments_in_their_order",
     "os.environ['ENABLE_LORA']='1'": "test_lora::test_environment_variable",
     "os.environ['FLASH_ATTN']='1'": LATER,
-    "os.environ['TF_KERAS']='1'": LATER,
+    "os.environ['TF_KERAS']='1'": "test_tf_keras::test_the_library_under_tf_keras",
     "maxlen=512": "test_documents::test_cache_model_with_a_length_for_each_input",
     "t5 = build_transformer_model(": "test_documents::test_t5_gives_its_halves",
     "class TimeShift(Layer):": "test_documents::test_time_shift_is_that_of_the_document",

@@ -12,8 +12,8 @@ from tiny import SIZES, assert_close, build, inputs_for, predict
 
 from bert4keras3 import backend, ops, training
 from bert4keras3.backend import K, keras
-from bert4keras3.layers import Dropout, Lambda, Layer, Loss
 from bert4keras3.layers import ConditionalRandomField as CRF
+from bert4keras3.layers import Dropout, Lambda, Layer, Loss
 from bert4keras3.models import build_transformer_model
 from bert4keras3.snippets import BatchLoader, DataGenerator
 
@@ -34,7 +34,7 @@ def test_the_keras_in_use():
 
 class Texts(DataGenerator):
     def __iter__(self, random=False):
-        for is_end, (tokens, label) in self.sample(random):
+        for _, (tokens, label) in self.sample(random):
             segments = np.zeros_like(tokens)
             yield [np.array([tokens]), np.array([segments])], np.array([[label]])
 

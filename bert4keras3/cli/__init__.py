@@ -71,8 +71,8 @@ def main(argv=None):
         argv: its arguments, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after a failure (or what a subcommand returns), 130 after Ctrl-C, 141 when the
-        reader of the output has gone. Wrong usage exits with 2.
+        The exit status: 0, or what the subcommand says; 1 after a failure, 130 after Ctrl-C,
+        141 when the reader of the output has gone. Wrong usage exits with 2.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
