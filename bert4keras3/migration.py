@@ -74,11 +74,11 @@ FROM_BERT4KERAS3 = {
 K_NAMES = {
     **{
         f"K.{name}": f"bert4keras3.ops.{name}"
-        for name in """abs all any arange argmax argmin cast clip concatenate cos cumsum dot elu equal exp
-        expand_dims eye greater greater_equal less less_equal log logsumexp max maximum mean
-        min minimum not_equal one_hot ones ones_like prod relu repeat reshape round shape
-        sigmoid sign sin softmax softplus sqrt square squeeze stack std sum tanh tile
-        transpose var zeros zeros_like""".split()
+        for name in """abs all any arange argmax argmin cast clip concatenate cos cumsum dot elu
+        equal exp expand_dims eye greater greater_equal less less_equal log
+        logsumexp max maximum mean min minimum not_equal one_hot ones ones_like prod
+        relu repeat reshape round shape sigmoid sign sin softmax softplus sqrt
+        square squeeze stack std sum tanh tile transpose var zeros zeros_like""".split()
     },
     "K.batch_dot": "bert4keras3.ops.einsum",
     "K.batch_gather": "bert4keras3.backend.batch_gather",
