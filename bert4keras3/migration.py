@@ -147,8 +147,8 @@ FROM_TRANSFORMERS = {
 
 TABLES = {
     "bert4keras": FROM_BERT4KERAS,
-    "bert4keras3": FROM_BERT4KERAS3,
     "K": K_NAMES,
+    "bert4keras3": FROM_BERT4KERAS3,
     "transformers": FROM_TRANSFORMERS,
 }
 NAMES = {old: new for table in TABLES.values() for old, new in table.items()}
