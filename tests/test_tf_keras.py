@@ -24,9 +24,8 @@ needs_tf_keras = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("tf_keras", "tensorflow"))),
     reason="tf-keras is not installed",
 )
-CLASSIC = """bert bert_emb8_noseg bert_unilm albert nezha electra roformer roformer_v2 gau gpt gpt2
-    gpt2_ml deberta t5_1_1_flan misakat5""".split()
-CHECKPOINTS = "bert_nsp bert_lm albert electra roformer_v2 gau gpt2 t5".split()
+CLASSIC = "bert albert nezha electra roformer roformer_v2 gau gpt2_ml deberta misakat5".split()
+CHECKPOINTS = "bert_lm roformer_v2 gpt2 t5".split()
 GOLDEN_CASES = [
     *[f"tests/test_golden.py::test_h5[{name}]" for name in CLASSIC],
     *[f"tests/test_golden.py::test_tensorflow_checkpoint[{name}-B]" for name in CHECKPOINTS],
@@ -35,16 +34,13 @@ GOLDEN_CASES = [
 INVARIANTS = [
     f"tests/test_invariants.py::{name}"
     for name in (
-        "test_one_fit_lowers_the_loss[bert_unilm]",
         "test_one_fit_lowers_the_loss[t5]",
         "test_keras_file_round_trip[bert_heads]",
         "test_padded_rows_equal_the_rows_alone[deberta]",
         "test_h5_round_trip[gau_unilm]",
-        "test_step_by_step_equals_the_whole[gpt2]",
-        "test_bfloat16_is_near[roberta]",
     )
 ]
-EXAMPLES = "basic_masked_language_model task_sentiment task_seq2seq task_ner_globalpointer".split()
+EXAMPLES = "basic_masked_language_model task_seq2seq".split()
 
 
 def run(arguments, **variables):
