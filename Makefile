@@ -39,7 +39,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/tokenizer.py
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
-	.venv-test/bin/python benchmarks/rwkv.py
+	.venv-test/bin/python benchmarks/recurrent.py
 	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
 	.venv-test/$(PIP) --no-deps pytorch-crf

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tiny import assert_close, numpy, tensor
+from tiny import assert_close, draw, numpy, tensor
 
 from bert4keras3 import backend, ops
 
@@ -239,3 +239,33 @@ def test_compilation_cache_elsewhere():
 def test_devices_are_listed():
     assert backend.get_available_gpus() == backend.list_devices("gpu")
     assert all(isinstance(name, str) for name in backend.list_devices("tpu"))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_rows_of_small_tables_on_a_gpu(monkeypatch):
+    """Chosen among instead of gathered: same rows, same gradients, NaN beyond the end."""
+    import jax
+
+    rng = np.random.default_rng(0)
+    table, ids = draw(3, 4), rng.integers(0, 3, (2, 5)).astype("int32")
+    weights = draw(2, 5, 4, seed=1)
+
+    def loss(table):
+        return ops.sum(ops.lookup(table, ids) * weights)
+
+    expected = jax.value_and_grad(loss)(table)
+    monkeypatch.setattr(ops, "_is_jax_on", lambda platform: platform == "gpu")
+    value, gradients = jax.value_and_grad(loss)(table)
+    assert value == expected[0]
+    np.testing.assert_allclose(gradients, expected[1], rtol=1e-6)
+    assert np.isnan(ops.lookup(table, np.array([7], "int32"))).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_single_rows_on_a_gpu(monkeypatch):
+    """A row in 16 bits is multiplied as two."""
+    monkeypatch.setattr(ops, "_is_jax_on", lambda platform: platform == "gpu")
+    x, kernel = (ops.cast(draw(*shape), "float16") for shape in ((1, 1, 6), (6, 4)))
+    found = ops.project(x, kernel)
+    assert found.shape == (1, 1, 4) and found.dtype == "float16"
+    np.testing.assert_allclose(found, ops.matmul(x, kernel), rtol=2e-3, atol=2e-3)

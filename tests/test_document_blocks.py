@@ -34,7 +34,7 @@ COVERED = {
     "def load_data(texts,labels):": "test_documents::test_data_generator_example",
     "a_bias = False": "test_documents::test_documented_arguments_in_their_order",
     "os.environ['ENABLE_LORA']='1'": "test_lora::test_environment_variable",
-    "os.environ['FLASH_ATTN']='1'": LATER,
+    "os.environ['FLASH_ATTN']='1'": "test_flash::test_switch",
     "os.environ['TF_KERAS']='1'": LATER,
     "maxlen=512": "test_documents::test_cache_model_with_a_length_for_each_input",
     "t5 = build_transformer_model(": "test_documents::test_t5_gives_its_halves",

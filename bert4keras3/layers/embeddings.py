@@ -33,7 +33,9 @@ class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
 
     def call(self, inputs, mode="embedding"):
         if not self._is_dense(mode):
-            return self.adapt(super().call(inputs), inputs)
+            ids = _as_ids(inputs)
+            rows = ops.cast(ops.lookup(self.embeddings, ids), self.compute_dtype)
+            return self.adapt(rows, ids)
         x = ops.cast(inputs, self.compute_dtype)
         for factor in (adapter.factor() for adapter in self.adapters):
             x = x if factor is None else x * ops.cast(factor, x.dtype)
@@ -55,8 +57,7 @@ class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
         return "zeros", keras.initializers.RandomNormal(stddev=1.0)
 
     def down(self, x, a):
-        x = x if x.dtype in ("int32", "int64") else ops.cast(x, "int32")
-        return ops.cast(ops.take(a, x, axis=0), self.compute_dtype)
+        return ops.cast(ops.lookup(a, x), self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         if len(inputs.shape) != 2:
@@ -82,3 +83,9 @@ class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
         if mode not in ("embedding", "dense"):
             raise ValueError(f"Embedding mode: expected 'embedding' or 'dense', got {mode!r}")
         return mode == "dense"
+
+
+def _as_ids(x):
+    """Numbers of rows, as an int tensor; a file or a user may have them as floats."""
+    is_int = keras.backend.standardize_dtype(x.dtype) in ("int32", "int64")
+    return x if is_int else ops.cast(x, "int32")
