@@ -151,7 +151,8 @@ def decode(prompt=128, count=256, batches=(1, 8)):
     print(f"decoding, {weights / 2e9:.3f} B weights, {best / 1e12:.2f} TB/s in a copy")
     for rows in batches:
         ids = np.random.default_rng(0).integers(10, 30000, (rows, prompt)).tolist()
-        spent = [median_time(lambda n=n: transformer.generate(ids, n)) for n in (1 + count, 1)]
+        runs = [partial(transformer.generate, ids, n) for n in (1 + count, 1)]
+        spent = [median_time(run) for run in runs]
         rate = count / (spent[0] - spent[1])
         print(
             f"  {rows} x {prompt}: {rows * rate:8.1f} tokens a second, the first after "
