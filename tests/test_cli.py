@@ -21,6 +21,7 @@ from tiny import build
 
 import bert4keras3
 from bert4keras3.cli import build_parser, common, main
+from bert4keras3.cli.lines import read_lines
 from bert4keras3.data import POET
 from bert4keras3.embedding import SentenceEmbedder
 from bert4keras3.generation import TextGenerator
@@ -141,7 +142,7 @@ def test_embed_options(model, texts, tmp_path):
 def test_lines_end_at_newlines_only(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("a\x0bb\x0cc\u2028d\x85e\nf".encode())
-    assert common.read_lines(str(path)) == ["a\x0bb\x0cc\u2028d\x85e", "f"]
+    assert read_lines(str(path)) == ["a\x0bb\x0cc\u2028d\x85e", "f"]
 
 
 @pytest.mark.once
