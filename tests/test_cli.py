@@ -406,6 +406,19 @@ def test_noise_of_the_start_is_held_back_and_nothing_else(capfd):
     assert capfd.readouterr().err == "real 1\nreal 2\nreal 3\n"
 
 
+@pytest.mark.once
+def test_what_keras_imports_for_nothing_is_left_out():
+    code = (
+        "import sys\nfrom bert4keras3.cli import common\n"
+        "with common.keras_start(): from bert4keras3 import ops\n"
+        "print(set(common.UNUSED) & set(sys.modules))\n"
+        "import importlib.util\nprint(importlib.util.find_spec('sklearn') is None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    missing = importlib.util.find_spec("sklearn") is None
+    assert done.stdout == f"set()\n{missing}\n", done.stdout + done.stderr
+
+
 # -------------------------------------------------------------------- process
 
 

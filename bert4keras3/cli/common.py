@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Said by TensorFlow's libraries when they are loaded, whatever log level is set.
 START_NOISE = (b"messages before absl::InitializeLog()", b"oneDNN custom operations are on")
+# Keras imports them where they are installed, which takes half of its start.
+UNUSED = ("matplotlib", "sklearn")
 
 
 def add_model_options(parser):
@@ -73,10 +75,23 @@ def query_text(text):
 
 def load_embedder(args, normalize=True):
     """The `SentenceEmbedder` of the options; imports Keras."""
-    with without_start_noise():
+    with keras_start():
         from bert4keras3.embedding import SentenceEmbedder
 
     return SentenceEmbedder(args.model, args.pooling, normalize, args.maxlen)
+
+
+@contextmanager
+def keras_start():
+    """Where a command imports Keras: quietly, and without what no command has a use for."""
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None means: is not installed
+    try:
+        with without_start_noise():
+            yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextmanager

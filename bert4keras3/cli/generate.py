@@ -10,10 +10,10 @@ from bert4keras3.cli.common import (
     check_model,
     check_output,
     json_line,
+    keras_start,
     open_output,
     positive,
     utf8_text,
-    without_start_noise,
 )
 from bert4keras3.data import POET
 
@@ -144,7 +144,7 @@ class Writer:
     """What becomes of prompts, in the form that the options ask for; imports Keras."""
 
     def __init__(self, args, kept):
-        with without_start_noise():
+        with keras_start():
             import keras
 
             from bert4keras3.generation import TextGenerator
