@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -228,6 +229,27 @@ def test_compilation_cache(tmp_path):
             {path.name for path in (tmp_path / "programs").iterdir() if "atime" not in path.name}
         )
     assert kept[0] and kept[0] == kept[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the cache is JAX's")
+def test_default_folder_of_the_compilation_cache(tmp_path, monkeypatch):
+    """It belongs to the user and the processor, and does not grow without end."""
+    settings = {}
+    monkeypatch.setattr("jax.config.update", settings.__setitem__)
+    monkeypatch.setattr("bert4keras3.backend.compilation.MOST_BYTES", 9)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Path(backend.enable_compilation_cache())
+    assert folder.parent == tmp_path / "bert4keras3" / "programs"
+    assert settings["jax_compilation_cache_dir"] == str(folder)
+    for i in range(4):
+        (folder / f"program-{i}").write_bytes(b"1234")
+        os.utime(folder / f"program-{i}", (i, i))
+    backend.enable_compilation_cache()
+    assert {path.name for path in folder.iterdir()} == {"program-2", "program-3"}
+    settings.clear()
+    with pytest.warns(UserWarning, match="is off: .*program-3"):
+        assert backend.enable_compilation_cache(folder / "program-3" / "folder") is None
+    assert not settings
 
 
 def test_compilation_cache_elsewhere():

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from bert4keras3.cli.choices import add_choice_options, choices
-from bert4keras3.cli.common import check_model, utf8_text, without_start_noise
+from bert4keras3.cli.common import check_model, keras_start, utf8_text
 
 EPILOG = """\
 examples:
@@ -49,7 +49,7 @@ def add_command(commands):
 def run(args):
     """Talk until the input ends."""
     check_model(args.model)
-    with without_start_noise():
+    with keras_start():
         from bert4keras3.generation import Chat
 
         chat = Chat(args.model, system=args.system, **choices(args))
