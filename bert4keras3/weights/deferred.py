@@ -26,6 +26,9 @@ class Deferred(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         dtype = keras.backend.standardize_dtype(dtype)
+        if keras.distribution.distribution() is not None:
+            # Keras lays out what is computed; an array of ours it would copy whole.
+            return ops.full(shape, np.nan, dtype=dtype)
         value = empty_array(shape, np.dtype(dtype), zeros=True)
         value.flat[:1] = np.nan
         return ops.adopt(value)  # on JAX memory that nobody has touched
