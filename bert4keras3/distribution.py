@@ -342,7 +342,7 @@ def _letters(layer):
 
 def _is_to_vocabulary(layer, variable):
     """Whether a Dense that is part of no other layer gives more than it takes."""
-    kernel = variable if variable.name == "kernel" else layer.kernel
+    kernel = variable if variable.name == "kernel" else layer.weights[0]
     return isinstance(layer, keras.layers.Dense) and layer.units > kernel.shape[0]
 
 
