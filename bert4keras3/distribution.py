@@ -242,14 +242,16 @@ def layout_map(model, mesh, **options):
         raise ValueError(f"mesh: expected an axis {MODEL_AXIS!r}, got {tuple(mesh.axis_names)}")
     of_family = isinstance(model, (str, type))
     built = _sample(model, mesh, options) if of_family else _keras_model(model)
-    layouts = keras.distribution.LayoutMap(mesh)
+    found = {}
     for parent, layer in _parts(built):
         for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
             axes = weight_axes(parent, layer, variable, mesh)
             path = re.escape(variable.path)
             path = re.sub(r"(?<=\\-)0(?=\\-)", r"\\d+", path) if of_family else path
-            if any(axes) and path not in layouts:
-                layouts[path] = axes
+            if any(axes):
+                found[path] = axes
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts.update(found)
     return layouts
 
 
