@@ -42,6 +42,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/rwkv.py
 	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/bin/python benchmarks/distribution.py
 	.venv-test/$(PIP) --no-deps pytorch-crf
 	.venv-test/bin/python benchmarks/labelling.py
 

@@ -11,31 +11,25 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 
-PROCESSES = 2 if len(sys.argv) > 2 else 1
-os.environ |= {
-    "KERAS_BACKEND": "jax",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-    f"--xla_force_host_platform_device_count={8 // PROCESSES}",
-}
-
-import jax  # noqa: E402
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from tiny import (  # noqa: E402
-    ALL,
-    SIZES,
-    assert_close,
-    build,
-    build_transformer_model,
-    compiled,
-    inputs_for,
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 "
+    f"--xla_force_host_platform_device_count={4 if len(sys.argv) > 2 else 8}"
 )
 
-from bert4keras3 import sharding  # noqa: E402
-from bert4keras3.distribution import data_parallel, layout_map, memory_per_device, model_parallel  # noqa: E402
+import jax
+import keras
+import numpy as np
+from guides import blocks
+from tiny import ALL, SIZES, assert_close, build, build_transformer_model, compiled, inputs_for
 
+from bert4keras3 import sharding
+from bert4keras3.distribution import data_parallel, layout_map, memory_per_device, model_parallel
+
+PROCESSES = 2 if len(sys.argv) > 2 else 1
 # Of every kind of layer one that the role table knows.
 FAMILIES = ("bert_heads", "gemma", "deberta", "gau_unilm", "rwkv7", "t5")
 TRAINED = ("bert_heads", "gemma")
@@ -180,6 +174,14 @@ def refusals(folder):
     return messages
 
 
+def guide(folder):
+    """The blocks of docs/scaling.md, each a program of its own; the last is of two processes."""
+    os.chdir(Path(folder).parent)
+    for block in [b for b in blocks("docs/scaling.md") if ("initialize" in b) == (PROCESSES > 1)]:
+        exec(compile(block, "docs/scaling.md", "exec"), {})
+        unset()
+
+
 def message(function):
     try:
         function()
@@ -191,7 +193,7 @@ def message(function):
 def checks(folder):
     """All of the above; what went wrong, by name."""
     results = {}
-    for check in (families, shards, generation, layouts, refusals):
+    for check in (families, shards, generation, layouts, refusals, guide):
         start = time.perf_counter()
         try:
             results[check.__name__] = check(folder)
@@ -234,7 +236,9 @@ def main(folder, port=None, process=None):
     if port is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         keras.distribution.initialize(f"127.0.0.1:{port}", PROCESSES, int(process))
-        return {"jobs": jobs(folder)}
+        found = {"jobs": jobs(folder)}
+        keras.distribution.initialize = lambda: None  # done
+        return found | {"guide": guide(folder)}
     build("llama", **LLAMA).save_pretrained(folder)
     return {"checks": checks(folder), "jobs": jobs(folder)}
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import keras
 import pytest
+from guides import blocks
 from tiny import assert_close
 
 from bert4keras3.distribution import data_parallel, layout_map, model_parallel
 from bert4keras3.weights import open_source
 
 SCRIPT = Path(__file__).with_name("distributed.py")
-CHECKS = ("families", "shards", "generation", "layouts")
+CHECKS = ("families", "shards", "generation", "layouts", "guide")
 
 
 def start(*arguments):
@@ -38,7 +39,7 @@ def result(process):
 def one_process(tmp_path_factory):
     """What one process with 8 devices found, and its folder."""
     pytest.importorskip("jax")
-    folder = tmp_path_factory.mktemp("distributed") / "llama"
+    folder = tmp_path_factory.mktemp("distributed") / "Llama"
     return result(start(folder)), folder
 
 
@@ -102,3 +103,9 @@ def test_other_backends_are_refused():
     for set_up in (data_parallel, model_parallel, lambda: layout_map("bert", None)):
         with pytest.raises(ValueError, match="JAX only"):
             set_up()
+
+
+@pytest.mark.once
+def test_both_languages_have_the_same_examples():
+    assert blocks("docs/scaling.md") == blocks("docs/scaling.zh.md")
+    assert blocks("docs/scaling.md", "") == blocks("docs/scaling.zh.md", "")
