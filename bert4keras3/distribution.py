@@ -93,7 +93,12 @@ def data_parallel(data=None):
         ValueError: another backend than JAX, more devices than there are, or models
             that exist already.
     """
-    return _set(keras.distribution.DataParallel, data=data)
+
+    def make(device_mesh):
+        # Of several processes each feeds its own part: Keras could only split tf.data.
+        return keras.distribution.DataParallel(device_mesh=device_mesh, auto_shard_dataset=False)
+
+    return _set(make, data=data)
 
 
 def model_parallel(model=None, data=None, layouts=None):
@@ -118,7 +123,9 @@ def model_parallel(model=None, data=None, layouts=None):
         chosen = keras.distribution.LayoutMap(device_mesh)
         for path, axes in (layouts or {}).items():
             chosen[path] = tuple(axes)
-        return TransformerParallel(layout_map=chosen, batch_dim_name=DATA_AXIS)
+        return TransformerParallel(
+            layout_map=chosen, batch_dim_name=DATA_AXIS, auto_shard_dataset=False
+        )
 
     return _set(make, data=data, model=model)
 

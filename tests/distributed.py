@@ -31,8 +31,8 @@ from bert4keras3.distribution import data_parallel, layout_map, memory_per_devic
 
 PROCESSES = 2 if len(sys.argv) > 2 else 1
 # Of every kind of layer one that the role table knows.
-FAMILIES = ("bert_heads", "gemma", "deberta", "gau_unilm", "rwkv7", "t5")
-TRAINED = ("bert_heads", "gemma")
+FAMILIES = ("bert_heads", "gemma", "deberta", "gau_unilm", "rwkv7")
+TRAINED = ("bert_heads",)
 PROMPTS = [[3, 4, 5, 6], [7, 8]]
 LLAMA = {"hidden_size": 32, "query_head": 8, "num_attention_heads": 4, "vocab_size": 64}
 LLAMA |= {"intermediate_size": 48, "num_hidden_layers": 1, "share_embedding": False}
@@ -61,7 +61,7 @@ def families(folder):
 def outcome(name, sizes):
     """A model's outputs, its weights (after a step of training) and its memory per device."""
     transformer = build(name, **sizes)
-    model, arrays = transformer.model, inputs_for(transformer, rows=4)
+    model, arrays = transformer.model, inputs_for(transformer, rows=4, length=5)
     memory, outputs = memory_per_device(model), compiled(model, arrays)
     if name in TRAINED:
         model.compile(keras.optimizers.SGD(0.01), ["mse"] * len(outputs))
@@ -96,23 +96,20 @@ def generation(folder):
     """The same tokens, and caches split over rows and heads."""
     one = build("llama", **LLAMA)
     prompts = PROMPTS * 2
-    tokens, beams = one.generate(prompts, 6), one.generate(prompts, 4, num_beams=2)
-    drawn = one.generate(prompts, 5, num_samples=2, seed=5, top_k=4)
+    tokens = one.generate(prompts, 6)
     del one
-    for distribute in (lambda: model_parallel(model=4, data=2), data_parallel):
-        distribute()
-        many = build("llama", **LLAMA)
-        assert many.generate(prompts, 6) == tokens
-        unset()
-        del many
+    data_parallel()
+    many = build("llama", **LLAMA)
+    assert many.generate(prompts, 6) == tokens
+    unset()
+    del many
     model_parallel(model=4, data=2)
     many = build("llama", **LLAMA)
-    assert many.generate(prompts, 4, num_beams=2) == beams
-    assert many.generate(prompts, 5, num_samples=2, seed=5, top_k=4) == drawn
-    assert [token for row, token in many.stream(prompts, 5) if row == 1] == tokens[1][:5]
-    begin, advance = next(reversed(many.programs.values()))
+    assert many.generate(prompts, 6) == tokens
+    assert [token for row, token in many.stream(prompts, 6) if row == 1] == tokens[1]
+    (_, length, _), (begin, advance) = list(many.programs.items())[-1]
     rows = {
-        "ids": np.full((4, 16), 3, "int32"),
+        "ids": np.full((4, length + 8), 3, "int32"),
         "extras": {},
         "lengths": np.full(4, 4, "int32"),
         "limits": np.full(4, 12, "int32"),
@@ -165,7 +162,9 @@ def refusals(folder):
     messages["heads"] = message(lambda: build("bert"))
     messages["recurrent"] = message(lambda: build("rwkv7"))
     unset()
-    late = build_transformer_model(**SIZES, **ALL["llama"], name="early", return_keras_model=False)
+    late = build_transformer_model(
+        **{**SIZES, **ALL["llama"]}, name="early", return_keras_model=False
+    )
     messages["late"] = message(data_parallel)
     mesh = keras.distribution.DeviceMesh((8,), ("batch",))
     keras.distribution.set_distribution(keras.distribution.DataParallel(device_mesh=mesh))
@@ -192,7 +191,7 @@ def message(function):
 
 def checks(folder):
     """All of the above; what went wrong, by name."""
-    results = {}
+    results, seconds = {}, {}
     for check in (families, shards, generation, layouts, refusals, guide):
         start = time.perf_counter()
         try:
@@ -200,7 +199,8 @@ def checks(folder):
         except Exception:
             results[check.__name__] = {"failed": traceback.format_exc()}
             unset()
-        print(check.__name__, f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+        seconds[check.__name__] = round(time.perf_counter() - start, 1)
+    print("seconds:", seconds)
     return results
 
 
