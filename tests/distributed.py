@@ -1,7 +1,7 @@
 """What tests/test_distribution.py runs in processes of their own: JAX with several devices.
 
-    python distributed.py FOLDER                  checks and jobs on 8 devices; makes the folder
-    python distributed.py FOLDER PORT PROCESS     the jobs; one of two processes, 4 devices each
+    python distributed.py FOLDER                  checks and the job on 8 devices; makes the folder
+    python distributed.py FOLDER PORT PROCESS     the job; one of two processes, 4 devices each
 
 The last line is JSON.
 """
@@ -36,8 +36,6 @@ TRAINED = ("bert_heads",)
 PROMPTS = [[3, 4, 5, 6], [7, 8]]
 LLAMA = {"hidden_size": 32, "query_head": 8, "num_attention_heads": 4, "vocab_size": 64}
 LLAMA |= {"intermediate_size": 48, "num_hidden_layers": 1, "share_embedding": False}
-# Groups of devices within a process, and one group over all of them.
-MESHES = {"data": {"model": 4, "data": 2}, "model": {"model": 8, "data": 1}}
 
 
 def unset():
@@ -204,43 +202,38 @@ def checks(folder):
     return results
 
 
-def job(folder, model, data):
+def job(folder):
     """Train and generate; a process feeds its part of the batch."""
     keras.utils.set_random_seed(0)
-    model_parallel(model=model, data=data)
+    model_parallel(model=4, data=2)
     transformer = build_transformer_model(folder, with_lm="linear", return_keras_model=False)
     keras_model = transformer.model
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     keras_model.compile(keras.optimizers.AdamW(0.01), loss)
     ids = np.random.default_rng(0).integers(3, 60, (8, 9))
     own = ids.reshape(2, 4, 9)[:, 2 * jax.process_index() :][:, :2].reshape(-1, 9)
-    own = own if PROCESSES > 1 and data > 1 else ids
+    own = own if PROCESSES > 1 else ids
     losses = keras_model.fit(
         own[:, :-1], own[:, 1:], batch_size=len(own) // 2, epochs=2, shuffle=False, verbose=0
     ).history["loss"]
     tokens = transformer.generate(PROMPTS, 6)
     streamed = list(transformer.stream(PROMPTS[0], 6))
     # Every process has to take part in gathering the weights.
-    transformer.save_pretrained(f"{folder}-{PROCESSES}-{model}-{jax.process_index()}")
+    transformer.save_pretrained(f"{folder}-{PROCESSES}-{jax.process_index()}")
     memory = sum(memory_per_device(keras_model).values())
     keras.distribution.set_distribution(None)
     return {"losses": losses, "tokens": tokens, "streamed": streamed, "memory": memory}
-
-
-def jobs(folder):
-    """The job on each mesh."""
-    return {name: job(folder, **sizes) for name, sizes in MESHES.items()}
 
 
 def main(folder, port=None, process=None):
     if port is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         keras.distribution.initialize(f"127.0.0.1:{port}", PROCESSES, int(process))
-        found = {"jobs": jobs(folder)}
+        found = {"job": job(folder)}
         keras.distribution.initialize = lambda: None  # done
         return found | {"guide": guide(folder)}
     build("llama", **LLAMA).save_pretrained(folder)
-    return {"checks": checks(folder), "jobs": jobs(folder)}
+    return {"checks": checks(folder), "job": job(folder)}
 
 
 if __name__ == "__main__":
