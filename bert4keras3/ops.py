@@ -408,6 +408,11 @@ def fill(variable, array):
         variable: a Keras variable.
         array: of its shape; any number dtype, `ml_dtypes.bfloat16` too.
     """
+    from bert4keras3 import sharding
+
+    if sharding.is_laid_out(variable):
+        sharding.fill(variable, array)
+        return
     value = adopt(array)
     if keras.backend.backend() != "torch":
         variable.assign(value)

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 from collections import Counter
 
+from bert4keras3 import sharding
 from bert4keras3._environment import is_switched_on
 from bert4keras3.layers import (
     BLOCK_LAYERS,
@@ -272,6 +273,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
     def make_model(self):
         """Make `self.model`; its layers know whose they are, for adapters and their files."""
         self.model = keras.Model(self.input, self.output, name=self.name)
+        sharding.built.add(self)
         for layer in self.model.layers:
             layer.origin = self
 
