@@ -10,6 +10,7 @@ lines: it must not grow with the file.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -74,20 +75,28 @@ def run(arguments):
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
-def run_killed(arguments, moments):
-    """Start a process again and again, and kill it after so many seconds; the number of kills."""
-    kills = 0
+def run_killed(arguments, journal, moments):
+    """Start a process again and again, and kill it so many seconds after its first new block."""
     for seconds in moments:
+        before = texts_done(journal)
         process = subprocess.Popen(arguments)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            print(f"killed after {seconds:.1f} s", flush=True)
+        while texts_done(journal) <= before and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(seconds)
+        if process.poll() is not None:
+            sys.exit("it was done before it was killed: take more --lines")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        print(f"killed after {texts_done(journal)} lines", flush=True)
     run(arguments)
-    return kills
+
+
+def texts_done(journal):
+    """How far an unfinished run has come."""
+    if not journal.exists():
+        return 0
+    progress = json.loads(journal.read_text())["progress"]
+    return progress["texts"] if progress else 0
 
 
 def compare(folder, texts, output, whole):
@@ -118,6 +127,7 @@ def main():
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
+        os.environ["XDG_CACHE_HOME"] = name  # for compiled programs
         folder = Path(name) / "model"
         folder.mkdir()
         make_model(folder)
@@ -125,7 +135,9 @@ def main():
         make_lines(texts, args.lines, rng)
         make_lines(few, 1000, rng)
         whole, output = (Path(name) / f"{x}.{args.format}" for x in ("whole", "killed"))
-        start, base = run(command(folder, few, Path(name) / f"few.{args.format}"))
+        few_vectors = Path(name) / f"few.{args.format}"
+        run(command(folder, few, few_vectors))  # compiles
+        start, base = run(command(folder, few, few_vectors))
         seconds, peak = run(command(folder, texts, whole))
         rate = (args.lines - 1000) / (seconds - start)
         print(
@@ -133,12 +145,13 @@ def main():
             f"{start:.1f} s; peak memory {peak:.0f} MiB, with 1,000 lines {base:.0f} MiB",
             flush=True,
         )
-        # Within what each run has left, so that three kills do not add up to more than the work.
-        work = (seconds - start) / (KILLS + 1)
-        moments = [start + rng.uniform(0, work) for _ in range(KILLS)]
-        kills = run_killed(command(folder, texts, output), moments)
+        # So that the kills come before the work is done.
+        work = (seconds - start) / (KILLS + 2)
+        moments = [rng.uniform(0, work) for _ in range(KILLS)]
+        journal = output.with_name(f"{output.name}.part.json")
+        run_killed(command(folder, texts, output), journal, moments)
         compare(folder, texts, output, whole)
-        print(f"{kills} times killed and begun again: complete, in order, the same bytes")
+        print(f"{KILLS} times killed and begun again: complete, in order, the same bytes")
 
 
 if __name__ == "__main__":

@@ -418,17 +418,14 @@ def test_a_folder_is_known_by_what_may_matter(model, tmp_path, monkeypatch):
 
 def test_shards_are_the_whole(model, texts, tmp_path):
     expected = SentenceEmbedder(model).encode(read_lines(str(texts)))
-    found, lines = [], []
-    for i in range(1, 4):
-        for name in (f"{i}.npy", f"{i}.jsonl"):
-            output = tmp_path / name
-            arguments = ["--input", str(texts), "--output", str(output), "--shard", f"{i}/3"]
-            assert main(["embed", "--model", str(model), *arguments]) == 0
-        found.append(np.load(tmp_path / f"{i}.npy"))
-        lines += records((tmp_path / f"{i}.jsonl").read_bytes())
-    assert all(40 < len(part) < 90 for part in found)
+    found = []
+    for i in (1, 2):
+        output = tmp_path / f"{i}.npy"
+        arguments = ["--input", str(texts), "--output", str(output), "--shard", f"{i}/2"]
+        assert main(["embed", "--model", str(model), *arguments]) == 0
+        found.append(np.load(output))
+    assert all(70 < len(part) < 130 for part in found)
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
-    assert [record["text"] for record in lines] == read_lines(str(texts))
 
 
 def test_a_shard_without_lines_is_empty(model, tmp_path):
