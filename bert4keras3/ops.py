@@ -289,17 +289,18 @@ def cache_dtype(dtype):
     XLA has no bfloat16 scatter there: each write would convert the whole cache
     twice. A cache is small beside the weights.
     """
-    slow = dtype == "bfloat16" and _is_jax_on_cpu()
+    slow = dtype == "bfloat16" and is_jax_on_cpu()
     return "float32" if slow else dtype
 
 
 def _is_bfloat16_on_cpu(*tensors):
     """Whether these are bfloat16 tensors of JAX on a CPU."""
     dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
-    return dtypes == {"bfloat16"} and _is_jax_on_cpu()
+    return dtypes == {"bfloat16"} and is_jax_on_cpu()
 
 
-def _is_jax_on_cpu():
+def is_jax_on_cpu():
+    """Whether XLA compiles for a CPU, and through JAX."""
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -348,7 +349,7 @@ def by_rows(function, arrays, length):
     Returns:
         The function's result for all rows.
     """
-    if not _is_jax_on_cpu():
+    if not is_jax_on_cpu():
         return function(arrays)
     batch = keras.tree.flatten(arrays)[0].shape[0]
     divisors = [n for n in range(1, batch + 1) if batch % n == 0]

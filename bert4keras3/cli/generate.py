@@ -5,6 +5,7 @@ from itertools import chain
 
 from bert4keras3.cli.choices import add_choice_options, choices
 from bert4keras3.cli.common import (
+    add_quantize_option,
     check_model,
     check_output,
     json_line,
@@ -49,6 +50,7 @@ def add_command(commands):
         default="float32",
         help="what to compute in, whatever the folder holds; default: %(default)s",
     )
+    add_quantize_option(parser)
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -112,7 +114,7 @@ def run(args):
     folder = _find_model(args.model)
     check_output(args.output)
     prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
-    generator = _load_generator(folder, args.dtype)
+    generator = _load_generator(folder, args.dtype, args.quantize)
 
     def shown(prompt):
         return prompt if generator.continues and not args.no_echo else ""
@@ -154,7 +156,7 @@ def _read_prompts(path):
     return prompts
 
 
-def _load_generator(folder, dtype):
+def _load_generator(folder, dtype, quantization):
     """The `TextGenerator` of the options; imports Keras."""
     with without_start_noise():
         import keras
@@ -162,7 +164,7 @@ def _load_generator(folder, dtype):
         from bert4keras3.generation import TextGenerator
 
     keras.config.set_dtype_policy(dtype)
-    return TextGenerator(folder)
+    return TextGenerator(folder, quantization=quantization)
 
 
 def _options(args):
