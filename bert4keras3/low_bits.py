@@ -13,6 +13,7 @@ with them: in float, the numbers become float within the product.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -143,33 +144,39 @@ def _product_by_blocks(x, values, scale):
 
     A block of rows becomes float in the processor's cache and is multiplied there.
     """
-    import jax
-
-    rows = ops.reshape(x, (-1, x.shape[-1]))
+    rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32")
     columns = values.shape[-1] * (2 if _is_packed(values) else 1)
     if columns > rows.shape[-1]:
         rows = ops.pad(rows, ((0, 0), (0, columns - rows.shape[-1])))
-    outputs, count = values.shape[0], rows.shape[0]
+    size = 2 ** max(round(math.log2(ENTRIES_OF_A_BLOCK / columns)), 2)
+    outputs = values.shape[0]
+    if size >= outputs:
+        result = _block_product(rows, values, scale)
+    else:
+        result = _blockwise()(rows, values, scale, size)
+    return ops.reshape(ops.cast(result, x.dtype), (*x.shape[:-1], outputs))
 
-    @jax.checkpoint  # for gradients floats are made again, not kept
-    def blockwise(rows, values, scale):
-        def block(start, size):
-            numbers = jax.lax.dynamic_slice_in_dim(values, start, size)
-            own = jax.lax.dynamic_slice_in_dim(scale, start, size)
-            return _block_product(rows, numbers, own)
 
-        size = 2 ** max(round(math.log2(ENTRIES_OF_A_BLOCK / columns)), 4)
-        whole = outputs // size
-        found = []
-        if whole:
-            parts = jax.lax.map(lambda i: block(i * size, size), jax.numpy.arange(whole))
-            found.append(parts.transpose(1, 0, 2).reshape(count, whole * size))
-        if outputs % size:
-            found.append(block(whole * size, outputs % size))
-        return found[0] if len(found) == 1 else jax.numpy.concatenate(found, axis=1)
+@cache
+def _blockwise():
+    """The loop over blocks of `size` rows; a function of JAX made once, which compiles once."""
+    import jax
 
-    result = ops.cast(blockwise(ops.cast(rows, "float32"), values, scale), x.dtype)
-    return ops.reshape(result, (*x.shape[:-1], outputs))
+    def blockwise(rows, values, scale, size):
+        whole, rest = divmod(values.shape[0], size)
+
+        def block(start, size=size):
+            part = [jax.lax.dynamic_slice_in_dim(x, start, size) for x in (values, scale)]
+            return _block_product(rows, *part)
+
+        blocks = jax.lax.map(block, size * jax.numpy.arange(whole))
+        found = blocks.transpose(1, 0, 2).reshape(len(rows), whole * size)
+        if not rest:
+            return found
+        return jax.numpy.concatenate([found, block(whole * size, rest)], axis=1)
+
+    # For gradients the floats are made again, not kept.
+    return jax.jit(jax.checkpoint(blockwise, static_argnums=3), static_argnums=3)
 
 
 def _block_product(rows, values, scale):

@@ -12,6 +12,7 @@ from tiny import assert_close, build, inputs_for, predict
 
 from bert4keras3 import low_bits
 from bert4keras3.generation import TextGenerator
+from bert4keras3.generation.sources import takes_contexts
 from bert4keras3.layers import Dense, EinsumDense, Embedding
 from bert4keras3.models import build_transformer_model
 from bert4keras3.quantization import Quantization, quantization_of, quantize
@@ -117,6 +118,8 @@ def test_every_family_computes_with_what_the_numbers_stand_for(name):
 def test_every_family_generates_the_same(name):
     quantised, plain = both(name, 8)
     prompts = [[5, 6, 7], [8, 9]]
+    if plain.source_inputs and takes_contexts(plain):
+        prompts = [tiny.draw(4, plain.hidden_size), tiny.draw(2, plain.hidden_size)]
     expected = plain.generate(prompts, 6)
     assert quantised.generate(prompts, 6) == expected
     if name in ("llama", "t5"):
@@ -258,7 +261,7 @@ def test_files_of_the_other_kind_are_refused(tmp_path):
     quantize(transformer, 8)
     transformer.save_weights(tmp_path / "int8.weights.h5")
     transformer.save_quantized(tmp_path / "int8")
-    layer = "'Embedding-Token'|'Transformer-0-"
+    layer = "'Decoder-Output-LM'"
     with pytest.raises(CheckpointError, match=f"layer ({layer}).* in the file, but not in"):
         build("llama").load_weights(tmp_path / "int8.weights.h5")
     with pytest.raises(CheckpointError, match=f"layer ({layer}).* in the model, but not in"):
@@ -310,7 +313,7 @@ def test_lora_beside_few_bits(tmp_path):
     for transformer in (quantised, plain):
         keras.utils.set_random_seed(3)
         enable_lora(transformer, rank=2)
-        transformer.model.compile(keras.optimizers.SGD(0.01), "mse")
+        transformer.model.compile(keras.optimizers.SGD(0.3), "mse")
         transformer.model.fit(arrays[0], np.zeros((3, 9, 50)), epochs=3, verbose=0)
     expected = predict(plain.model, arrays)[0]
     assert_close(predict(quantised.model, arrays)[0], expected, 1e-4)

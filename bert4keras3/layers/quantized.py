@@ -4,6 +4,7 @@ import contextlib
 import types
 
 import numpy as np
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from bert4keras3 import low_bits, ops
 from bert4keras3.ops import keras
@@ -142,9 +143,15 @@ class Quantizable:
 
     def _check_something_is_trained(self):
         entry = self._get_call_context().entry_layer
-        if entry is not None and not entry.trainable_variables:
+        # JAX' trainer calls the layers of a model, not the model.
+        model = getattr(getattr(entry, "origin", None), "model", entry)
+        if model is None or model.trainable_variables:
+            return
+        scope = get_stateless_scope() if in_stateless_scope() else None
+        own = {id(variable) for variable in model.variables}
+        if scope is None or own.issuperset(scope.state_mapping):  # else a part of a larger model
             raise ValueError(
-                f"model {entry.name!r} is quantised (layer {self.name!r} has "
+                f"model {model.name!r} is quantised (layer {self.name!r} has "
                 f"{self.quantized.bits} bits) and has nothing to train: enable_lora(model) puts "
                 "trained matrices beside, or train the float model"
             )
