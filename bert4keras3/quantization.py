@@ -14,7 +14,6 @@ from bert4keras3.training.lora import (
 from bert4keras3.weights.deferred import finish
 
 NAMES = {"int8": 8, "int4": 4}
-METHOD = "bert4keras3"  # as configurations call it
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Quantization:
             unknown = sorted(set(asked) - set(cls.__dataclass_fields__))
             if not unknown:
                 return cls(**asked)
-        elif asked in NAMES:
+        elif isinstance(asked, str) and asked in NAMES:
             return cls(NAMES[asked])
         raise ValueError(
             f"quantization: expected one of {sorted(NAMES)} or a dict of "

@@ -115,7 +115,7 @@ def test_every_family_computes_with_what_the_numbers_stand_for(name):
     assert memory == {"uint8"} and not quantised.model.trainable_weights
 
 
-@pytest.mark.parametrize("name", tiny.each(tiny.DECODERS, quick=("llama", "bert_unilm", "t5")))
+@pytest.mark.parametrize("name", tiny.each(tiny.DECODERS, quick=("llama",)))
 def test_every_family_generates_the_same(name):
     quantised, plain = both(name, 8)
     prompts = [[5, 6, 7], [8, 9]]
@@ -140,13 +140,11 @@ def test_what_was_compiled_for_the_floats_is_forgotten():
     transformer = build("llama")
     arrays = inputs_for(transformer)
     before = tiny.compiled(transformer.model, arrays)[0]
-    transformer.generate([5, 6, 7], 2)
     quantize(transformer, 8)
     after = tiny.compiled(transformer.model, arrays)[0]
     assert_close(after, predict(transformer.model, arrays)[0])
     assert_close(after, before, 0.05)
     assert np.abs(after - before).max() > 1e-4
-    assert len(transformer.generate([5, 6, 7], 2)) == 2
 
 
 def test_skipped_layers_stay_as_they_are():
@@ -246,7 +244,9 @@ def test_layers_are_quantised_one_by_one_as_they_are_loaded(tmp_path, monkeypatc
     assert len(at_once) == len(targets()) and max(at_once) <= 4, at_once
 
 
-def test_a_text_generator_of_few_bits(tmp_path):
+@pytest.mark.further
+@pytest.mark.slow
+def test_a_text_generator_of_few_bits():
     generator = TextGenerator(quantization="int8")
     assert quantization_of(generator.transformer.model) == Quantization(8)
     assert generator.generate("床前明月光，", 12) == TextGenerator().generate("床前明月光，", 12)
@@ -307,7 +307,8 @@ def test_what_a_quantised_model_cannot_do_is_an_error(tmp_path):
     head.fit(arrays[0], np.zeros((3, 9, 2)), verbose=0)
 
 
-def test_lora_beside_few_bits(tmp_path):
+def test_lora_beside_few_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(low_bits, "ENTRIES_OF_A_BLOCK", 64)
     quantised, plain = both("llama", 4)
     arrays = inputs_for(plain)
     before = predict(quantised.model, arrays)[0]
