@@ -171,7 +171,7 @@ def lookup(table, ids):
         ids: int tensor.
     """
     rows = table.shape[0]
-    if rows > FEW_ROWS or keras.backend.backend() != "jax" or _is_jax_on("cpu"):
+    if rows > FEW_ROWS or keras.backend.backend() != "jax" or is_jax_on("cpu"):
         return _keras_ops.take(table, ids, axis=0)
     table = _keras_ops.convert_to_tensor(table)
     ids = _keras_ops.reshape(ids, (*_keras_ops.shape(ids), *[1] * (len(table.shape) - 1)))
@@ -317,25 +317,26 @@ def cache_dtype(dtype):
     XLA has no bfloat16 scatter there: each write would convert the whole cache
     twice. A cache is small beside the weights.
     """
-    slow = dtype == "bfloat16" and _is_jax_on("cpu")
+    slow = dtype == "bfloat16" and is_jax_on("cpu")
     return "float32" if slow else dtype
 
 
 def _is_bfloat16_on_cpu(*tensors):
     """Whether these are bfloat16 tensors of JAX on a CPU."""
-    return _dtypes(tensors) == {"bfloat16"} and _is_jax_on("cpu")
+    return _dtypes(tensors) == {"bfloat16"} and is_jax_on("cpu")
 
 
 def _is_half_on_gpu(*tensors):
     """Whether these are tensors of 16 bits, of one dtype, of JAX on a GPU."""
-    return _dtypes(tensors) in ({"bfloat16"}, {"float16"}) and _is_jax_on("gpu")
+    return _dtypes(tensors) in ({"bfloat16"}, {"float16"}) and is_jax_on("gpu")
 
 
 def _dtypes(tensors):
     return {keras.backend.standardize_dtype(x.dtype) for x in tensors}
 
 
-def _is_jax_on(platform):
+def is_jax_on(platform):
+    """Whether XLA compiles for a platform, `'cpu'` or `'gpu'`, and through JAX."""
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -384,7 +385,7 @@ def by_rows(function, arrays, length):
     Returns:
         The function's result for all rows.
     """
-    if not _is_jax_on("cpu"):
+    if not is_jax_on("cpu"):
         return function(arrays)
     batch = keras.tree.flatten(arrays)[0].shape[0]
     divisors = [n for n in range(1, batch + 1) if batch % n == 0]

@@ -276,7 +276,7 @@ def test_rows_of_small_tables_on_a_gpu(monkeypatch):
         return ops.sum(ops.lookup(table, ids) * weights)
 
     expected = jax.value_and_grad(loss)(table)
-    monkeypatch.setattr(ops, "_is_jax_on", lambda platform: platform == "gpu")
+    monkeypatch.setattr(ops, "is_jax_on", lambda platform: platform == "gpu")
     value, gradients = jax.value_and_grad(loss)(table)
     assert value == expected[0]
     np.testing.assert_allclose(gradients, expected[1], rtol=1e-6)
@@ -286,7 +286,7 @@ def test_rows_of_small_tables_on_a_gpu(monkeypatch):
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
 def test_single_rows_on_a_gpu(monkeypatch):
     """A row in 16 bits is multiplied as two."""
-    monkeypatch.setattr(ops, "_is_jax_on", lambda platform: platform == "gpu")
+    monkeypatch.setattr(ops, "is_jax_on", lambda platform: platform == "gpu")
     x, kernel = (ops.cast(draw(*shape), "float16") for shape in ((1, 1, 6), (6, 4)))
     found = ops.project(x, kernel)
     assert found.shape == (1, 1, 4) and found.dtype == "float16"

@@ -46,6 +46,15 @@ def add_model_options(parser):
     )
 
 
+def add_quantize_option(parser):
+    """The option of what generates texts."""
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4"),
+        help="keep the weights in 8 or 4 bits: less memory; 4 bits are less exact",
+    )
+
+
 def positive(text):
     """The type of an option that is a number from 1 on."""
     try:

@@ -7,6 +7,7 @@ from itertools import chain
 from bert4keras3.cli import batches
 from bert4keras3.cli.choices import add_choice_options, choices
 from bert4keras3.cli.common import (
+    add_quantize_option,
     check_model,
     check_output,
     json_line,
@@ -52,6 +53,7 @@ def add_command(commands):
         default="float32",
         help="what to compute in, whatever the folder holds; default: %(default)s",
     )
+    add_quantize_option(parser)
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -151,7 +153,7 @@ class Writer:
 
         keras.config.set_dtype_policy(args.dtype)
         self.args = args
-        self.generator = TextGenerator(args.model or POET)
+        self.generator = TextGenerator(args.model or POET, quantization=args.quantize)
         self.options = {**_options(args), **kept}
 
     def header(self, count):

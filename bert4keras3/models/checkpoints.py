@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from bert4keras3.layers.adapters import is_low_rank
+from bert4keras3.layers.quantized import check_unquantized, float_order
 from bert4keras3.models.config import write_json
 from bert4keras3.models.huggingface import to_huggingface
+from bert4keras3.models.quantized import Quantized
 from bert4keras3.sharding import is_laid_out, to_numpy
 from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
@@ -18,7 +20,7 @@ from bert4keras3.weights.sources import Source, owned_array
 from bert4keras3.weights.table import Tensor, expand_table, join_axis, part_number, stored_name
 
 
-class Checkpoints:
+class Checkpoints(Quantized):
     """Mixin of `Transformer`: its weights from and to files.
 
     Attributes:
@@ -151,6 +153,8 @@ class Checkpoints:
             self._check_foreign(source)
             own, mapping = mapping is None, self._mapping_for(source, mapping)
             self._check_ties(source)
+            for layer in self.model.layers:
+                check_unquantized(layer, "only a file of a quantised model fills")
             items = list(self._items(source, mapping, own))
             used = {self._find(source, item.name) for item in items}
             self.load_report = self._fill(items, source, set(source) - used)
@@ -221,7 +225,12 @@ class Checkpoints:
         new = self._new_head_layers(items, source)
         items = [item for item in items if item.layer not in new]
         report = fill(
-            items, source.path, self.ignore_invalid_weights, self.autoresize_weights, unused
+            items,
+            source.path,
+            self.ignore_invalid_weights,
+            self.autoresize_weights,
+            unused,
+            self.quantizer and self.quantizer.filled,
         )
         if new:
             warnings.warn(
@@ -253,6 +262,7 @@ class Checkpoints:
         path = _existing(path)
         vocabulary = self._vocabulary_variables()
         with KerasWeights(path) as source:
+            self.match_bits(source)
 
             def reader(name, variable):
                 def read():
@@ -330,6 +340,7 @@ class Checkpoints:
             layer = self.layers.get(self.prefixed(name))
             if layer is not None:
                 _check_merged(layer)
+                check_unquantized(layer, "these files have no form for: save_quantized does")
                 for variable, tensor in zip(checkpoint_weights(layer), names, strict=False):
                     parts = saved.setdefault(stored_name(tensor), {})
                     first = parts.setdefault(tensor, variable)
@@ -409,7 +420,7 @@ class Checkpoints:
 
 def checkpoint_weights(layer):
     """A layer's weights, in their order, that checkpoints have tensors for."""
-    weights = getattr(layer, "checkpoint_weights", layer.weights)
+    weights = getattr(layer, "checkpoint_weights", None) or float_order(layer)
     return [weight for weight in weights if not is_low_rank(weight)]
 
 
