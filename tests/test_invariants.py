@@ -1,12 +1,12 @@
 """What holds for every family.  KERAS_BACKEND=jax pytest tests/test_invariants.py"""
 
-import keras
 import numpy as np
 import pytest
 import tiny
 from tiny import assert_close, build, compiled, inputs_for, predict
 
 from bert4keras3.models.checkpoints import checkpoint_weights
+from bert4keras3.ops import keras
 from bert4keras3.weights import CheckpointError
 from bert4keras3.weights.table import join_axis
 

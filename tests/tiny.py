@@ -2,11 +2,11 @@
 
 import contextlib
 
-import keras
 import numpy as np
 import pytest
 
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 
 SIZES = {
     "vocab_size": 50,

@@ -43,11 +43,11 @@ from bert4keras3.backend.shapes import (
     int_shape,
     reshape,
 )
-from bert4keras3.ops import keras, where
+from bert4keras3.ops import keras, seam, where
 
 K = keras.backend
 backlib = keras.backend.backend()
-is_tf_keras = False
+is_tf_keras = seam.is_tf_keras
 follow_environment()
 
 

@@ -1,5 +1,7 @@
 """Looking around in a model's graph."""
 
+from bert4keras3.ops import seam
+
 
 def search_layer(inputs, name, exclude_from=None):
     """Find a layer by name, walking the graph upward from a tensor or layer.
@@ -13,8 +15,7 @@ def search_layer(inputs, name, exclude_from=None):
         The layer, or None where the walk does not meet it.
     """
     seen = exclude_from if exclude_from is not None else set()
-    history = getattr(inputs, "_keras_history", None)
-    pending = [history.operation if history else inputs]
+    pending = [seam.producer(inputs) or inputs]
     while pending:
         layer = pending.pop()
         if layer.name == name:
@@ -22,6 +23,5 @@ def search_layer(inputs, name, exclude_from=None):
         if layer in seen:
             continue
         seen.add(layer)
-        for node in layer._inbound_nodes:
-            pending.extend(parent.operation for parent in node.parent_nodes)
+        pending.extend(seam.parents(layer))
     return None

@@ -10,9 +10,9 @@ import sys
 import traceback
 
 from bert4keras3 import __version__
-from bert4keras3.cli import chat, convert, embed, generate, similar
+from bert4keras3.cli import chat, convert, embed, generate, migrate, similar
 
-COMMANDS = (embed, similar, generate, chat, convert)
+COMMANDS = (embed, similar, generate, chat, convert, migrate)
 
 EXAMPLES = """\
 examples:
@@ -21,6 +21,7 @@ examples:
   bert4keras3 generate --prompt 床前明月光，
   bert4keras3 chat --model FOLDER
   bert4keras3 convert FOLDER OTHER/bert.weights.h5
+  bert4keras3 migrate train.py
 
 FOLDER is a model in Hugging Face form: config.json, model.safetensors and
 tokenizer.json or vocab.txt. The environment variable KERAS_BACKEND (jax,
@@ -73,15 +74,15 @@ def main(argv=None):
         argv: its arguments, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after a failure, 130 after Ctrl-C, 141 when the
-        reader of the output has gone. Wrong usage exits with 2.
+        The exit status: 0, or what the subcommand says; 1 after a failure, 130 after Ctrl-C,
+        141 when the reader of the output has gone. Wrong usage exits with 2.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
-        args.run(args)
+        status = args.run(args)
         sys.stdout.flush()
     except argparse.ArgumentError as error:
         parser.error(str(error))
@@ -94,7 +95,7 @@ def main(argv=None):
             traceback.print_exc()
         print(f"bert4keras3: error: {_in_one_line(error)}", file=sys.stderr)
         return FAILED
-    return 0
+    return status or 0
 
 
 def _abandon_stdout():

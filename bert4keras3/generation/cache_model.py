@@ -67,8 +67,8 @@ class CacheModel(keras.Model):
         fed = _fed_inputs(transformer)
         self.input_names = [tensor.name for tensor in fed]
         self.inputs = [
-            keras.KerasTensor(
-                (None, length, *tensor.shape[2:]),
+            keras.Input(
+                (length, *tensor.shape[2:]),
                 dtype=tensor.dtype if len(tensor.shape) > 2 else "int32",
                 name=tensor.name if length is None else f"{tensor.name}-cache-{length}",
             )
@@ -76,7 +76,7 @@ class CacheModel(keras.Model):
         ]
         if input_state:
             self.inputs += [
-                keras.KerasTensor((None, *shape), dtype="float32", name=name)
+                keras.Input(shape, dtype="float32", name=name)
                 for name, shape in shapes(transformer).items()
             ]
         self._random = random if seed is None else random.Random(seed)

@@ -12,7 +12,7 @@ from bert4keras3.generation.options import Options
 from bert4keras3.generation.programs import resumable_programs, whole_rows
 from bert4keras3.generation.prompts import bucket, check_generates, pack, read_prompts, room
 from bert4keras3.generation.random import row_seeds
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 from bert4keras3.weights import CheckpointError
 from bert4keras3.weights.safetensors import SafetensorsFile, write_safetensors
 
@@ -179,8 +179,9 @@ class Conversation:
         """A number that differs where a model's sizes or weights do."""
         value = 0
         for variable in self.transformer.model.weights:
-            value = google_crc32c.extend(value, f"{variable.path}{tuple(variable.shape)}".encode())
-            flat = ops.reshape(variable.value, (-1,))[:64]
+            name = f"{seam.variable_path(variable)}{tuple(variable.shape)}"
+            value = google_crc32c.extend(value, name.encode())
+            flat = ops.reshape(ops.convert_to_tensor(variable), (-1,))[:64]
             sample = np.asarray(ops.convert_to_numpy(ops.cast(flat, "float32")), "<f4")
             value = google_crc32c.extend(value, sample.tobytes())
         return str(value)

@@ -1,8 +1,8 @@
 """Building blocks: all of `keras.layers`, and the layers of this library."""
 
+import typing as _typing
+
 import numpy as np
-from keras import activations, initializers, random
-from keras.layers import *  # noqa: F403
 
 from bert4keras3 import _aliases
 from bert4keras3.backend import K, keras, ops
@@ -55,6 +55,8 @@ from bert4keras3.layers.rwkv6 import ChannelMix, TimeMix
 from bert4keras3.layers.rwkv7 import RWKV7ChannelMix, RWKV7TimeMix
 from bert4keras3.layers.wkv6 import RWKVKernelOperator
 
+activations, initializers, random = keras.activations, keras.initializers, keras.random
+
 # What the blocks of models are made of, beside norms.
 BLOCK_LAYERS = (
     DisentangledSelfAttention,
@@ -63,6 +65,15 @@ BLOCK_LAYERS = (
     MultiHeadAttention,
     RecurrentLayer,
 )
+
+# Those of the Keras in use that are not written anew here.
+globals().update(
+    (name, value)
+    for name, value in vars(keras.layers).items()
+    if not name.startswith("_") and name not in globals()
+)
+if _typing.TYPE_CHECKING:
+    from keras.layers import *  # noqa: F403
 
 globals().update(_aliases.child_aliases("bert4keras3", "layers"))
 

@@ -6,7 +6,7 @@ from bert4keras3 import ops
 from bert4keras3.backend import get_activation
 from bert4keras3.layers.quantized import CANNOT_TELL, check_unquantized
 from bert4keras3.layers.recomputing import recomputed
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 Policy = keras.dtype_policies.DTypePolicy
 register_layer = keras.saving.register_keras_serializable("bert4keras3")
@@ -27,7 +27,7 @@ class Configured:
         return config
 
 
-class Direct:
+class Direct(seam.LayerForm):
     """Mixin: within `ops.direct()` a call goes straight to the layer's `call`.
 
     Keras casts inputs and variables between dtypes on the way; a layer that needs
@@ -66,7 +66,7 @@ def _argument_names(cls):
     """Named arguments of the constructors of a class, down to Keras' own."""
     names = []
     for base in cls.__mro__:
-        if base.__module__.startswith("keras."):
+        if base.__module__.startswith(("keras.", "tf_keras.")):
             break
         init = vars(base).get("__init__")
         if init is not None:
@@ -87,11 +87,11 @@ def _serialize(value):
 
 def fresh(initializer):
     """A copy of an initializer: one Keras object draws the same values for every weight."""
-    return (
-        initializer.clone()
-        if isinstance(initializer, keras.initializers.Initializer)
-        else initializer
-    )
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    if hasattr(initializer, "clone"):
+        return initializer.clone()
+    return type(initializer).from_config(initializer.get_config())
 
 
 def activation_function(identifier):

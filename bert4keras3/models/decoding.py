@@ -5,7 +5,7 @@ from functools import cache, cached_property
 
 from bert4keras3 import ops
 from bert4keras3.layers import SegmentMask
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 OWN_MASK = "attention_bias"
 
@@ -239,8 +239,8 @@ class Stepwise:
 
     @cached_property
     def _outputs_probabilities(self):
-        operation = self.lm_output._keras_history.operation
-        return getattr(operation, "activation", None) is keras.activations.softmax
+        layer = seam.producer(self.lm_output)
+        return getattr(layer, "activation", None) is keras.activations.softmax
 
     def cut_to_last(self, outputs):
         """Before the final layers: what each row's last token needs of the hidden states."""

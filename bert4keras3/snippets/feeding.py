@@ -4,16 +4,13 @@ import itertools
 
 import numpy as np
 
-# Keras takes objects of this class wherever it takes data; it has no public name.
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
 from bert4keras3 import ops
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 LOOK_AHEAD = 8  # batches in which an axis must be 1 to count as always 1
 
 
-class Feed(DataAdapter):
+class Feed(seam.DataAdapter):
     """An endless stream of batches: an iterator, and data for `fit` and `predict`.
 
     Keras would take a generator too, but not one of lists, nor, on TensorFlow, one whose
@@ -34,7 +31,8 @@ class Feed(DataAdapter):
         return self
 
     def __next__(self):
-        return self._ahead.pop(0) if self._ahead else next(self._batches)
+        batch = self._ahead.pop(0) if self._ahead else next(self._batches)
+        return self._standard(batch) if seam.is_tf_keras else batch  # which fit takes from here
 
     def _standard_batches(self):
         # Keras takes one batch to look at, and begins anew: that one comes again.

@@ -13,7 +13,7 @@ import re
 from bert4keras3.layers import BLOCK_LAYERS, DecomposerDense
 from bert4keras3.layers.adapters import Adaptable, LowRank, is_low_rank
 from bert4keras3.layers.quantized import check_unquantized
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 
 def enable_lora(
@@ -52,9 +52,11 @@ def enable_lora(
 
     Raises:
         ValueError: nothing has such a name, a rank below 1, or a model that cannot.
+        NotImplementedError: under TF_KERAS=1.
 
     Source: https://arxiv.org/abs/2106.09685; DoRA: https://arxiv.org/abs/2402.09353
     """
+    seam.only_keras3("LoRA")
     if rank < 1:
         raise ValueError(f"rank: expected 1 or more, got {rank}")
     found = select_targets(model, targets)

@@ -6,7 +6,7 @@ import re
 from bert4keras3 import ops
 from bert4keras3.backend import piecewise_linear
 from bert4keras3.layers.base import register_layer
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 # On torch the class that updates all weights at once, which a subclass would not be made of.
 BackendAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
@@ -30,6 +30,7 @@ class ByLayer:
     """
 
     def __init__(self, *args, multipliers=None, decayed="matrices", **kwargs):
+        seam.only_keras3("an optimizer with learning rates by layer")
         if decayed not in ("matrices", "all"):
             raise ValueError(f"decayed: expected 'matrices' or 'all', got {decayed!r}")
         multipliers = {k: float(v) for k, v in (multipliers or {}).items()}

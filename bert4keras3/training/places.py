@@ -2,7 +2,7 @@
 
 from bert4keras3 import ops
 from bert4keras3.layers import Add
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 
 def find_place(model, layer, at):
@@ -16,7 +16,9 @@ def find_place(model, layer, at):
     Raises:
         TypeError: the model is not functional.
         ValueError: no such layer or place.
+        NotImplementedError: under TF_KERAS=1.
     """
+    seam.only_keras3("perturbing a model (adversarial training, integrated gradients)")
     if not hasattr(model, "_run_through_graph"):
         raise TypeError(
             f"expected a functional Keras model, keras.Model(inputs, outputs), got {model!r}"

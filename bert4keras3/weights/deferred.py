@@ -7,7 +7,8 @@ tensors then take a second time.
 import numpy as np
 
 from bert4keras3 import ops
-from bert4keras3.ops import keras
+from bert4keras3.layers.base import fresh
+from bert4keras3.ops import keras, seam
 from bert4keras3.weights.sources import empty_array
 
 INITIALIZERS = ("kernel_initializer", "embeddings_initializer")
@@ -34,12 +35,12 @@ class Deferred(keras.initializers.Initializer):
         return ops.adopt(value)  # on JAX memory that nobody has touched
 
     def clone(self):
-        return Deferred(self.initializer.clone())
+        return Deferred(fresh(self.initializer))
 
     def scaled(self, gain):
         """The same with a gain, where the initializer has one."""
         own = self.initializer
-        return Deferred(own.scaled(gain) if hasattr(own, "scaled") else own.clone())
+        return Deferred(own.scaled(gain) if hasattr(own, "scaled") else fresh(own))
 
     def get_config(self):
         return {"initializer": keras.saving.serialize_keras_object(self.initializer)}
@@ -69,13 +70,13 @@ def finish(layer, filled=()):
         found = [getattr(part, name, None) for name in INITIALIZERS]
         deferred = next((value for value in found if isinstance(value, Deferred)), None)
         if deferred is not None:
-            own = [*part._trainable_variables, *part._non_trainable_variables]
+            own = seam.own_variables(part)
             _draw([variable for variable in own if id(variable) not in filled], deferred)
 
 
 def _draw(variables, deferred):
     for variable in variables:
-        corner = keras.ops.convert_to_numpy(variable.value[(0,) * len(variable.shape)])
-        if not np.isfinite(np.float32(corner)):
-            initializer = deferred.initializer.clone()
+        corner = ops.convert_to_tensor(variable)[(0,) * len(variable.shape)]
+        if not np.isfinite(np.float32(ops.convert_to_numpy(corner))):
+            initializer = fresh(deferred.initializer)
             variable.assign(initializer(variable.shape, dtype=variable.dtype))

@@ -14,7 +14,7 @@ from ml_dtypes import bfloat16
 
 from bert4keras3.layers.adapters import LowRank
 from bert4keras3.layers.quantized import Quantizable
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Source
 
@@ -92,9 +92,8 @@ def variable_paths(model, groups=None):
     paths = {}
     for path, owner, layer in _places(model, groups):
         if not isinstance(layer, LowRank):
-            # As they were made: freezing one does not move it.
-            own = [*layer._trainable_variables, *layer._non_trainable_variables]
-            paths |= {f"{path}/vars/{n}": (owner, variable) for n, variable in enumerate(own)}
+            own = enumerate(seam.own_variables(layer))
+            paths |= {f"{path}/vars/{n}": (owner, variable) for n, variable in own}
     return paths
 
 
@@ -154,7 +153,7 @@ def _below(layer, path, owner, seen):
 
 def _children(layer):
     """Sublayers with their place below the layer's group, in Keras' order."""
-    if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
+    if seam.is_functional(layer):
         yield from ((f"layers/{name}", child) for name, child in _numbered(layer.layers))
     for attribute in sorted(set(dir(layer)) - _plain_attributes()):
         if attribute.startswith("_self_"):

@@ -127,7 +127,7 @@ def _resize_scale(item, found):
     """Factor that keeps activations in their range after a resize."""
     layer, variable = item.layer, item.variable
     wanted = tuple(variable.shape)
-    place = variable.path.split("/")[-2]
+    place = ops.seam.variable_path(variable).split("/")[-2]
     if isinstance(layer, MultiHeadAttention) and place in ("q_dense", "k_dense"):
         return (wanted[-1] / found[-1]) ** 0.25
     if isinstance(layer, FeedForward):
