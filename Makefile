@@ -37,11 +37,14 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/encoder.py
 	.venv-test/bin/python benchmarks/loading.py
 	.venv-test/bin/python benchmarks/tokenizer.py
+	.venv-test/bin/python benchmarks/resume.py
+	.venv-test/bin/python benchmarks/cold_start.py
 	.venv-test/$(PIP) --no-deps keras-hub
 	.venv-test/bin/python benchmarks/generate.py
-	.venv-test/bin/python benchmarks/rwkv.py
+	.venv-test/bin/python benchmarks/recurrent.py
 	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/bin/python benchmarks/distribution.py
 	.venv-test/$(PIP) --no-deps pytorch-crf
 	.venv-test/bin/python benchmarks/labelling.py
 

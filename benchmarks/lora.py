@@ -1,7 +1,7 @@
 """A step of LoRA against one of full fine-tuning, and against Keras' own `enable_lora`.
 
-    python benchmarks/lora.py                       # both models, two minutes
-    python benchmarks/lora.py --models llama --length 256
+    python benchmarks/lora.py                       # both models, some minutes
+    python benchmarks/lora.py --models llama --hidden 256 --rounds 7
 
 Adapters at the same kernels, of the same rank, in one process and in turns; KERAS_BACKEND says the
 backend (jax by default). A ratio below 1 means that ours takes less.
@@ -21,10 +21,7 @@ from bert4keras3.training import enable_lora, lora_targets
 
 SIZES = {
     "vocab_size": 8000,
-    "hidden_size": 256,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
     "max_position": 512,
 }
 MODELS = {
@@ -34,9 +31,15 @@ MODELS = {
 RANK = 8
 
 
-def make(name, way):
+def make(name, way, hidden):
     """A compiled model of random weights, trained in one of the ways."""
-    transformer = build_transformer_model(**SIZES, **MODELS[name], return_keras_model=False)
+    sizes = {
+        **SIZES,
+        "hidden_size": hidden,
+        "num_attention_heads": hidden // 64,
+        "intermediate_size": 4 * hidden,
+    }
+    transformer = build_transformer_model(**sizes, **MODELS[name], return_keras_model=False)
     model = transformer.model
     if way == "ours":
         enable_lora(model, RANK)
@@ -85,12 +88,14 @@ def main():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     ways = ("ours", "full", "Keras")
-    print(f"{keras.backend.backend()}, {arguments.rows} x {arguments.length}, rank {RANK}")
+    size = f"{arguments.rows} x {arguments.length}, {arguments.hidden} wide"
+    print(f"{keras.backend.backend()}, {size}, rank {RANK}")
     for name in arguments.models:
-        models = {way: make(name, way) for way in ways}
+        models = {way: make(name, way, arguments.hidden) for way in ways}
         runs = {way: steps(*made, arguments.rows, arguments.length) for way, made in models.items()}
         # In turns: the machine drifts.
         times = np.array([[seconds(runs[way], 2) for way in ways] for _ in range(arguments.rounds)])

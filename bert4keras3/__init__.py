@@ -13,6 +13,7 @@ __version__ = "2.0.0.dev0"
 _SUBMODULES = (
     "backend",
     "cli",
+    "distribution",
     "embedding",
     "generation",
     "layers",

@@ -8,7 +8,7 @@ indices, scores = similar(embeddings[0], embeddings)
 import json
 import operator
 import sys
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,26 @@ class SentenceEmbedder:
                 embeddings[members] = self.model.predict_on_batch(batch)[: len(members)]
                 bar.update(len(members))
         return embeddings
+
+    def encode_stream(self, texts, batch_size=32, at_once=1024):
+        """Embed texts that need not fit into memory, such as the lines of an open file.
+
+        Args:
+            texts: an iterable of str.
+            batch_size: texts that the model sees at once.
+            at_once: texts that are sorted by length and batched together.
+
+        Returns:
+            An iterator of float32 vectors `(hidden,)`, in the order of the texts.
+
+        Raises:
+            as `encode`, when it comes to it.
+        """
+        if isinstance(texts, (str, bytes)):
+            _checked(texts)
+        texts = iter(texts)
+        blocks = iter(lambda: list(islice(texts, at_once)), [])
+        return chain.from_iterable(self.encode(block, batch_size, False) for block in blocks)
 
     def _tokenize(self, texts):
         """An int32 array `(2, length)` for each text: its token and segment ids."""

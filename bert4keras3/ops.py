@@ -4,6 +4,7 @@ The only place that knows how a backend does something `keras.ops` does badly.
 """
 
 import contextlib
+import math
 import threading
 
 from bert4keras3._environment import select_backend, uses_tf_keras
@@ -129,7 +130,8 @@ def project(x, kernel, transposed=False):
     """x times a matrix of weights.
 
     XLA multiplies bfloat16 on a CPU 5 to 40 times slower than memory allows, unless
-    the product is accumulated in float32 and has two rows at least.
+    the product is accumulated in float32 and has two rows at least; on a GPU one row is no
+    matrix product to it, which takes longer than two.
 
     Args:
         x: `(batch, ..., dim)`.
@@ -138,12 +140,13 @@ def project(x, kernel, transposed=False):
     Returns:
         `(batch, ..., units)`.
     """
-    if not _is_bfloat16_on_cpu(x, kernel):
+    single = None not in x.shape and math.prod(x.shape[:-1]) == 1
+    slow = _is_bfloat16_on_cpu(x, kernel) or (single and _is_half_on_gpu(x, kernel))
+    if not slow:
         return _keras_ops.matmul(x, _keras_ops.transpose(kernel) if transposed else kernel)
     import jax
 
     rows = _keras_ops.reshape(x, (-1, x.shape[-1]))
-    single = rows.shape[0] == 1
     contract = (((1,), (1 if transposed else 0,)), ((), ()))
     product = jax.lax.dot_general(
         _keras_ops.concatenate([rows, rows]) if single else rows,
@@ -154,6 +157,31 @@ def project(x, kernel, transposed=False):
     units = product.shape[-1]
     product = _keras_ops.cast(product[:1] if single else product, x.dtype)
     return _keras_ops.reshape(product, (*x.shape[:-1], units))
+
+
+# Rows of a table up to which `lookup` chooses among them.
+FEW_ROWS = 8
+
+
+def lookup(table, ids):
+    """Rows of a table: `take` on its first axis.
+
+    JAX on a GPU adds the gradients of a row one after another. Of the two rows of a segment
+    table that is most of a step of BERT, so few rows are chosen among, by conditions.
+
+    Args:
+        table: `(rows, ...)`, a tensor or a variable of floats.
+        ids: int tensor.
+    """
+    rows = table.shape[0]
+    if rows > FEW_ROWS or keras.backend.backend() != "jax" or is_jax_on("cpu"):
+        return _keras_ops.take(table, ids, axis=0)
+    table = _keras_ops.convert_to_tensor(table)
+    ids = _keras_ops.reshape(ids, (*_keras_ops.shape(ids), *[1] * (len(table.shape) - 1)))
+    found = _keras_ops.full((), float("nan"), dtype=table.dtype)  # as `take` has it beyond the end
+    for i in range(rows):
+        found = _keras_ops.where(ids == i, table[i], found)
+    return found
 
 
 def recur(step, state, xs, remat=False, reverse=False):
@@ -292,22 +320,31 @@ def cache_dtype(dtype):
     XLA has no bfloat16 scatter there: each write would convert the whole cache
     twice. A cache is small beside the weights.
     """
-    slow = dtype == "bfloat16" and _is_jax_on_cpu()
+    slow = dtype == "bfloat16" and is_jax_on("cpu")
     return "float32" if slow else dtype
 
 
 def _is_bfloat16_on_cpu(*tensors):
     """Whether these are bfloat16 tensors of JAX on a CPU."""
-    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
-    return dtypes == {"bfloat16"} and _is_jax_on_cpu()
+    return _dtypes(tensors) == {"bfloat16"} and is_jax_on("cpu")
 
 
-def _is_jax_on_cpu():
+def _is_half_on_gpu(*tensors):
+    """Whether these are tensors of 16 bits, of one dtype, of JAX on a GPU."""
+    return _dtypes(tensors) in ({"bfloat16"}, {"float16"}) and is_jax_on("gpu")
+
+
+def _dtypes(tensors):
+    return {keras.backend.standardize_dtype(x.dtype) for x in tensors}
+
+
+def is_jax_on(platform):
+    """Whether XLA compiles for a platform, `'cpu'` or `'gpu'`, and through JAX."""
     if keras.backend.backend() != "jax":
         return False
     import jax
 
-    return jax.default_backend() == "cpu"
+    return jax.default_backend() == platform
 
 
 def adopt(array):
@@ -351,7 +388,7 @@ def by_rows(function, arrays, length):
     Returns:
         The function's result for all rows.
     """
-    if not _is_jax_on_cpu():
+    if not is_jax_on("cpu"):
         return function(arrays)
     batch = keras.tree.flatten(arrays)[0].shape[0]
     divisors = [n for n in range(1, batch + 1) if batch % n == 0]
@@ -375,6 +412,11 @@ def fill(variable, array):
         variable: a Keras variable.
         array: of its shape; any number dtype, `ml_dtypes.bfloat16` too.
     """
+    from bert4keras3 import sharding
+
+    if sharding.is_laid_out(variable):
+        sharding.fill(variable, array)
+        return
     value = adopt(array)
     if keras.backend.backend() != "torch":
         seam.assign(variable, value)

@@ -1,9 +1,13 @@
 """Fixtures of all tests. Run one backend by: KERAS_BACKEND=jax pytest"""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Commands that are tested leave nothing in the user's cache folder.
+os.environ.setdefault("BERT4KERAS3_COMPILATION_CACHE", "0")
 
 GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
 

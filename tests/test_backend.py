@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from tiny import assert_close, numpy, tensor
+from tiny import assert_close, draw, numpy, tensor
 
 from bert4keras3 import backend, ops
 
@@ -230,6 +231,27 @@ def test_compilation_cache(tmp_path):
     assert kept[0] and kept[0] == kept[1]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the cache is JAX's")
+def test_default_folder_of_the_compilation_cache(tmp_path, monkeypatch):
+    """It belongs to the user and the processor, and does not grow without end."""
+    settings = {}
+    monkeypatch.setattr("jax.config.update", settings.__setitem__)
+    monkeypatch.setattr("bert4keras3.backend.compilation.MOST_BYTES", 9)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Path(backend.enable_compilation_cache())
+    assert folder.parent == tmp_path / "bert4keras3" / "programs"
+    assert settings["jax_compilation_cache_dir"] == str(folder)
+    for i in range(4):
+        (folder / f"program-{i}").write_bytes(b"1234")
+        os.utime(folder / f"program-{i}", (i, i))
+    backend.enable_compilation_cache()
+    assert {path.name for path in folder.iterdir()} == {"program-2", "program-3"}
+    settings.clear()
+    with pytest.warns(UserWarning, match="is off: .*program-3"):
+        assert backend.enable_compilation_cache(folder / "program-3" / "folder") is None
+    assert not settings
+
+
 def test_compilation_cache_elsewhere():
     if keras.backend.backend() != "jax":
         with pytest.warns(UserWarning, match="it has no effect"):
@@ -239,3 +261,33 @@ def test_compilation_cache_elsewhere():
 def test_devices_are_listed():
     assert backend.get_available_gpus() == backend.list_devices("gpu")
     assert all(isinstance(name, str) for name in backend.list_devices("tpu"))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_rows_of_small_tables_on_a_gpu(monkeypatch):
+    """Chosen among instead of gathered: same rows, same gradients, NaN beyond the end."""
+    import jax
+
+    rng = np.random.default_rng(0)
+    table, ids = draw(3, 4), rng.integers(0, 3, (2, 5)).astype("int32")
+    weights = draw(2, 5, 4, seed=1)
+
+    def loss(table):
+        return ops.sum(ops.lookup(table, ids) * weights)
+
+    expected = jax.value_and_grad(loss)(table)
+    monkeypatch.setattr(ops, "is_jax_on", lambda platform: platform == "gpu")
+    value, gradients = jax.value_and_grad(loss)(table)
+    assert value == expected[0]
+    np.testing.assert_allclose(gradients, expected[1], rtol=1e-6)
+    assert np.isnan(ops.lookup(table, np.array([7], "int32"))).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_single_rows_on_a_gpu(monkeypatch):
+    """A row in 16 bits is multiplied as two."""
+    monkeypatch.setattr(ops, "is_jax_on", lambda platform: platform == "gpu")
+    x, kernel = (ops.cast(draw(*shape), "float16") for shape in ((1, 1, 6), (6, 4)))
+    found = ops.project(x, kernel)
+    assert found.shape == (1, 1, 4) and found.dtype == "float16"
+    np.testing.assert_allclose(found, ops.matmul(x, kernel), rtol=2e-3, atol=2e-3)

@@ -21,6 +21,7 @@ from tiny import build
 
 import bert4keras3
 from bert4keras3.cli import build_parser, common, main
+from bert4keras3.cli.lines import read_lines
 from bert4keras3.data import POET
 from bert4keras3.embedding import SentenceEmbedder
 from bert4keras3.generation import TextGenerator
@@ -141,7 +142,7 @@ def test_embed_options(model, texts, tmp_path):
 def test_lines_end_at_newlines_only(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("a\x0bb\x0cc\u2028d\x85e\nf".encode())
-    assert common.read_lines(str(path)) == ["a\x0bb\x0cc\u2028d\x85e", "f"]
+    assert read_lines(str(path)) == ["a\x0bb\x0cc\u2028d\x85e", "f"]
 
 
 @pytest.mark.once
@@ -403,6 +404,19 @@ def test_noise_of_the_start_is_held_back_and_nothing_else(capfd):
         os.write(2, b"real 1\nI0000 oneDNN custom operations are on. You may\nreal 2\n")
     os.write(2, b"real 3\n")
     assert capfd.readouterr().err == "real 1\nreal 2\nreal 3\n"
+
+
+@pytest.mark.once
+def test_what_keras_imports_for_nothing_is_left_out():
+    code = (
+        "import sys\nfrom bert4keras3.cli import common\n"
+        "with common.keras_start(): from bert4keras3 import ops\n"
+        "print(set(common.UNUSED) & set(sys.modules))\n"
+        "import importlib.util\nprint(importlib.util.find_spec('sklearn') is None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    missing = importlib.util.find_spec("sklearn") is None
+    assert done.stdout == f"set()\n{missing}\n", done.stdout + done.stderr
 
 
 # -------------------------------------------------------------------- process

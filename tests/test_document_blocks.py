@@ -22,7 +22,6 @@ SHELL = "a command line, of other projects"
 QUOTE = "no code: a quotation, or a line that says where the rest belongs"
 # Misspelt names that are aliases of the right ones.
 SLIPS = {"share_emebding": "share_embedding"}
-LATER = "not yet in this library"
 GUIDE = "test_documents::test_methods_as_the_guide_to_models_has_them"
 RWKV = "test_documents_rwkv::"
 # First line, or 'document:line': a test, or why there is none.
@@ -34,7 +33,7 @@ COVERED = {
     "def load_data(texts,labels):": "test_documents::test_data_generator_example",
     "a_bias = False": "test_documents::test_documented_arguments_in_their_order",
     "os.environ['ENABLE_LORA']='1'": "test_lora::test_environment_variable",
-    "os.environ['FLASH_ATTN']='1'": LATER,
+    "os.environ['FLASH_ATTN']='1'": "test_flash::test_switch",
     "os.environ['TF_KERAS']='1'": "test_tf_keras::test_the_library_under_tf_keras",
     "maxlen=512": "test_documents::test_cache_model_with_a_length_for_each_input",
     "t5 = build_transformer_model(": "test_documents::test_t5_gives_its_halves",

@@ -25,11 +25,14 @@ examples:
 
 FOLDER is a model in Hugging Face form: config.json, model.safetensors and
 tokenizer.json or vocab.txt. The environment variable KERAS_BACKEND (jax,
-tensorflow, torch) says what computes; else it is the first that is installed.
+tensorflow, torch) says what computes; else it is the first that is installed. On JAX,
+compiled programs are kept for the next command in the user's cache folder, unless
+BERT4KERAS3_COMPILATION_CACHE is 0; or a folder of your own, if it names one.
 """
 
-# For those who have not set them: no information and warnings of TensorFlow's start.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+# For those who have not set them: no information and warnings of TensorFlow's start, and
+# programs that are compiled once.
+DEFAULTS = {"TF_CPP_MIN_LOG_LEVEL": "2", "BERT4KERAS3_COMPILATION_CACHE": "1"}
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -76,7 +79,7 @@ def main(argv=None):
     """
     parser = build_parser()
     args = parser.parse_args(argv)
-    for name, value in QUIET.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
         status = args.run(args)

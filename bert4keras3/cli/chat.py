@@ -4,7 +4,12 @@ import argparse
 import sys
 
 from bert4keras3.cli.choices import add_choice_options, choices
-from bert4keras3.cli.common import check_model, utf8_text, without_start_noise
+from bert4keras3.cli.common import (
+    add_quantize_option,
+    check_model,
+    keras_start,
+    utf8_text,
+)
 
 EPILOG = """\
 examples:
@@ -37,6 +42,7 @@ def add_command(commands):
         "--system", type=utf8_text, metavar="TEXT", help="what the model is told beforehand"
     )
     add_choice_options(parser)
+    add_quantize_option(parser)
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -49,10 +55,10 @@ def add_command(commands):
 def run(args):
     """Talk until the input ends."""
     check_model(args.model)
-    with without_start_noise():
+    with keras_start():
         from bert4keras3.generation import Chat
 
-        chat = Chat(args.model, system=args.system, **choices(args))
+        chat = Chat(args.model, system=args.system, quantization=args.quantize, **choices(args))
     while True:
         text = _ask()
         if text is None or text == EXIT:

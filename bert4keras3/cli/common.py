@@ -1,4 +1,4 @@
-"""What the subcommands share: options, reading of lines, writing of results."""
+"""What the subcommands share: options, checks, writing of results."""
 
 import argparse
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Said by TensorFlow's libraries when they are loaded, whatever log level is set.
 START_NOISE = (b"messages before absl::InitializeLog()", b"oneDNN custom operations are on")
+# Keras imports them where they are installed, which takes half of its start.
+UNUSED = ("matplotlib", "sklearn")
 
 
 def add_model_options(parser):
@@ -44,6 +46,15 @@ def add_model_options(parser):
     )
 
 
+def add_quantize_option(parser):
+    """The option of what generates texts."""
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4"),
+        help="keep the weights in 8 or 4 bits: less memory; 4 bits are less exact",
+    )
+
+
 def positive(text):
     """The type of an option that is a number from 1 on."""
     try:
@@ -73,10 +84,23 @@ def query_text(text):
 
 def load_embedder(args, normalize=True):
     """The `SentenceEmbedder` of the options; imports Keras."""
-    with without_start_noise():
+    with keras_start():
         from bert4keras3.embedding import SentenceEmbedder
 
     return SentenceEmbedder(args.model, args.pooling, normalize, args.maxlen)
+
+
+@contextmanager
+def keras_start():
+    """Where a command imports Keras: quietly, and without what no command has a use for."""
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None means: is not installed
+    try:
+        with without_start_noise():
+            yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextmanager
@@ -108,44 +132,10 @@ def check_model(folder):
         raise FileNotFoundError(f"no model folder at {folder}")
 
 
-def read_lines(path):
-    """The lines of a UTF-8 file without their ends; `-` is stdin.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it has no line, or one that is no UTF-8.
-    """
-    name = "stdin" if path == "-" else path
-    data = _read_stdin() if path == "-" else Path(path).read_bytes()
-    # Not splitlines: it also splits at characters that are no ends of lines.
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise ValueError(f"{name}: no text to read, the input is empty")
-    return [_decode(line, name, number) for number, line in enumerate(lines, 1)]
-
-
-def _read_stdin():
-    if sys.stdin.isatty():
-        print("reading texts from the terminal, one a line; Ctrl-D ends them", file=sys.stderr)
-    return sys.stdin.buffer.read()
-
-
-def _decode(line, name, number):
-    try:
-        return line.decode("utf-8").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name}: line {number}: not UTF-8 (byte 0x{line[error.start]:02x} "
-            f"at position {error.start + 1})"
-        ) from None
-
-
 def check_output(path):
     """Raise where a file cannot be written at `path`, before anything slow is done."""
     folder = Path(path).parent
-    if path == "-" or _is_device(path):
+    if path == "-" or is_device(path):
         return
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: no folder {folder} to write it to")
@@ -155,7 +145,7 @@ def check_output(path):
         raise PermissionError(f"{path}: no permission to write to {folder}")
 
 
-def _is_device(path):
+def is_device(path):
     """Whether this is a pipe or a device such as /dev/null, which no file may replace."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
@@ -168,7 +158,7 @@ def open_output(path):
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    if _is_device(path):
+    if is_device(path):
         with open(path, "wb") as file:
             yield file
         return

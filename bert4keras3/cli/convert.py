@@ -8,7 +8,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from bert4keras3.cli.common import check_model, check_output, without_start_noise
+from bert4keras3.cli.common import check_model, check_output, keras_start
 from bert4keras3.converting.forms import FORMS, H5, HF, check_free, find_target
 
 EPILOG = """\
@@ -124,7 +124,7 @@ def run(args):
     """Convert, and say what was done."""
     _check_source(args)
     target = _check_target(args)
-    with without_start_noise():
+    with keras_start():
         from bert4keras3.converting import building, companions, outputs, targets, verifying
         from bert4keras3.converting.progress import Progress
 

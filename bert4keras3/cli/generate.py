@@ -1,18 +1,20 @@
 """`bert4keras3 generate`: a text goes on, or is answered."""
 
 import argparse
+import random
 from itertools import chain
 
+from bert4keras3.cli import batches
 from bert4keras3.cli.choices import add_choice_options, choices
 from bert4keras3.cli.common import (
+    add_quantize_option,
     check_model,
     check_output,
     json_line,
+    keras_start,
     open_output,
     positive,
-    read_lines,
     utf8_text,
-    without_start_noise,
 )
 from bert4keras3.data import POET
 
@@ -28,6 +30,7 @@ text-to-text model (T5) makes another text of the prompt, and only that is print
 The likeliest token is taken, unless --temperature, --top-k, --top-p, --min-p or
 --samples asks for drawing. Blank lines of --input are skipped. jsonl is one
 {"prompt": ..., "text": ...} a line and a sample; "text" is the continuation.
+
 """
 
 
@@ -37,18 +40,20 @@ def add_command(commands):
         "generate",
         help="continue a text",
         description="Continue a text, or every line of one.",
-        epilog=EPILOG,
+        epilog=EPILOG + batches.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_text_options(parser)
     _add_search_options(parser)
     add_choice_options(parser)
+    batches.add_batch_options(parser, block=128)
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
         help="what to compute in, whatever the folder holds; default: %(default)s",
     )
+    add_quantize_option(parser)
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -110,32 +115,23 @@ def _add_search_options(parser):
 def run(args):
     """Continue the prompt or the lines, and write the result."""
     folder = _find_model(args.model)
-    check_output(args.output)
-    prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
-    generator = _load_generator(folder, args.dtype)
-
-    def shown(prompt):
-        return prompt if generator.continues and not args.no_echo else ""
-
-    single = args.input is None and args.samples == args.beams == 1
-    if single and args.format == "plain":
-        pieces = generator.stream(args.prompt, **_options(args))
-        # Before anything is written: an error leaves no half of an output.
-        first = next(pieces, "")
-        with open_output(args.output) as file:
-            _write_pieces(file, chain([shown(args.prompt), first], pieces, "\n"))
+    seed = random.getrandbits(32) if args.seed is None else args.seed
+    job = batches.Job(Writer, folder, kept={"seed": seed}, skips_blank=True)
+    if args.input is not None:
+        batches.run_batches(args, job)
         return
-    texts = generator.generate(
-        prompts,
-        num_samples=args.samples,
-        num_beams=args.beams,
-        batch_size=args.batch_size,
-        **_options(args),
-    )
+    if args.shard or args.ray or args.restart:
+        raise argparse.ArgumentError(None, "--shard, --ray and --restart go with --input")
+    check_output(args.output)
+    writer = Writer(args, job.kept)
+    if args.samples == args.beams == 1 and args.format == "plain":
+        pieces = writer.pieces(args.prompt)
+    else:
+        pieces = [writer.write([args.prompt], 0)]
     with open_output(args.output) as file:
-        for prompt, samples in zip(prompts, texts, strict=True):
-            for text in [samples] if args.samples == 1 else samples:
-                file.write(_record(args.format, prompt, text, shown))
+        for piece in pieces:
+            file.write(piece)
+            file.flush()
 
 
 def _find_model(model):
@@ -146,23 +142,55 @@ def _find_model(model):
     return POET if model is None else model
 
 
-def _read_prompts(path):
-    prompts = [line for line in read_lines(path) if line.strip()]
-    if not prompts:
-        name = "stdin" if path == "-" else path
-        raise ValueError(f"{name}: no text to continue, all lines are blank")
-    return prompts
+class Writer:
+    """What becomes of prompts, in the form that the options ask for; imports Keras."""
 
+    def __init__(self, args, kept):
+        with keras_start():
+            import keras
 
-def _load_generator(folder, dtype):
-    """The `TextGenerator` of the options; imports Keras."""
-    with without_start_noise():
-        import keras
+            from bert4keras3.generation import TextGenerator
 
-        from bert4keras3.generation import TextGenerator
+        keras.config.set_dtype_policy(args.dtype)
+        self.args = args
+        self.generator = TextGenerator(args.model or POET, quantization=args.quantize)
+        self.options = {**_options(args), **kept}
 
-    keras.config.set_dtype_policy(dtype)
-    return TextGenerator(folder)
+    def header(self, count):
+        """There is none."""
+        return b""
+
+    def write(self, prompts, first):
+        """The texts of some prompts."""
+        texts = self.generator.generate(
+            prompts,
+            num_samples=self.args.samples,
+            num_beams=self.args.beams,
+            batch_size=self.args.batch_size,
+            first_prompt=first,
+            progress=False,
+            **self.options,
+        )
+        return b"".join(
+            self._record(prompt, text)
+            for prompt, samples in zip(prompts, texts, strict=True)
+            for text in ([samples] if self.args.samples == 1 else samples)
+        )
+
+    def pieces(self, prompt):
+        """The text of one prompt in pieces, as they come."""
+        pieces = self.generator.stream(prompt, **self.options)
+        # Before anything is written: an error leaves no half of an output.
+        first = next(pieces, "")
+        return map(str.encode, chain([self._shown(prompt), first], pieces, "\n"))
+
+    def _shown(self, prompt):
+        return prompt if self.generator.continues and not self.args.no_echo else ""
+
+    def _record(self, prompt, text):
+        if self.args.format == "jsonl":
+            return json_line({"prompt": prompt, "text": text})
+        return f"{self._shown(prompt)}{text}\n".encode()
 
 
 def _options(args):
@@ -172,15 +200,3 @@ def _options(args):
     if args.samples > 1 and args.beams == 1 and not draws:
         given["sampler"] = "random"
     return {**given, "stop": args.stop}
-
-
-def _write_pieces(file, pieces):
-    for piece in pieces:
-        file.write(piece.encode())
-        file.flush()
-
-
-def _record(form, prompt, text, shown):
-    if form == "jsonl":
-        return json_line({"prompt": prompt, "text": text})
-    return f"{shown(prompt)}{text}\n".encode()

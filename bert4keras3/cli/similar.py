@@ -10,8 +10,8 @@ from bert4keras3.cli.common import (
     open_output,
     positive,
     query_text,
-    read_lines,
 )
+from bert4keras3.cli.lines import read_lines
 
 EPILOG = """\
 examples:

@@ -18,6 +18,7 @@ class Chat:
         model: a folder with a chat template, or a `TextGenerator`, which takes one.
         template: a `ChatTemplate`; None for the folder's own.
         system: text of a first message with the role 'system'; None for none.
+        quantization: of a folder's weights, as `build_transformer_model`.
         **options: of every reply, as `Options`, and max_new_tokens.
 
     Attributes:
@@ -28,12 +29,16 @@ class Chat:
         as `TextGenerator` and `ChatTemplate.from_folder`.
     """
 
-    def __init__(self, model, template=None, system=None, **options):
+    def __init__(self, model, template=None, system=None, quantization=None, **options):
         if template is None:
             if isinstance(model, TextGenerator):
                 raise TypeError("with a TextGenerator, a template is needed")
             template = ChatTemplate.from_folder(model)
-        self.generator = model if isinstance(model, TextGenerator) else TextGenerator(model)
+        if not isinstance(model, TextGenerator):
+            model = TextGenerator(model, quantization=quantization)
+        elif quantization is not None:
+            raise TypeError("quantization: a TextGenerator has a model already")
+        self.generator = model
         self.template, self.options = template, options
         self.system = system
         self.conversation = Conversation(self.generator.transformer)

@@ -95,6 +95,7 @@ def generate(
     length_penalty=1.0,
     early_stopping=False,
     batch_size=32,
+    first_prompt=0,
     return_log_probs=False,
     progress=None,
     **options,
@@ -111,7 +112,7 @@ def generate(
             length_penalty=length_penalty,
             early_stopping=early_stopping,
         )
-    seed = options.make_seed()
+    seed, first = options.make_seed(), whole("first_prompt", first_prompt, 0)
     batches, total = request.batches(batch_size), len(request.rows)
     # The results come in the order of the prompts.
     results = [None] * total
@@ -124,7 +125,7 @@ def generate(
                 options,
                 arrays,
                 prompt_length,
-                batch,
+                [first + i for i in batch],
                 seed,
                 num_samples,
                 return_log_probs,

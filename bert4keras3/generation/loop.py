@@ -24,6 +24,7 @@ from bert4keras3.generation.random import uniform
 from bert4keras3.generation.sampling import Greedy
 from bert4keras3.models.decoding import map_rows
 from bert4keras3.ops import keras
+from bert4keras3.sharding import spread
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def start(transformer, plan, prompt_length, rows, known=None):
 
 def prefill(transformer, prompt_length, rows, known=None):
     """Run the prompts: logits of their last tokens `(batch, vocab)` and the states."""
+    rows = spread(rows)
     ids, lengths = rows["ids"], rows["lengths"]
     batch, slots = ids.shape
     inputs = model_inputs(transformer, rows)
@@ -102,7 +104,7 @@ def prefill(transformer, prompt_length, rows, known=None):
         positions = ops.minimum(positions + counts[:, None], slots - 1)
         prompts = [ops.take_along_axis(x, positions, axis=1) for x in inputs]
     outputs, states = transformer.step(prompts, positions, lengths, states, slots, last=True)
-    return outputs[:, 0], states
+    return outputs[:, 0], spread(states)
 
 
 def advance(transformer, plan, carry, steps):

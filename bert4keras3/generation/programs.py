@@ -7,6 +7,7 @@ import numpy as np
 from bert4keras3.generation.loop import advance, start
 from bert4keras3.generation.program import program
 from bert4keras3.ops import keras
+from bert4keras3.sharding import check_laid_out, to_numpy
 
 
 class GenerationError(ValueError):
@@ -47,6 +48,7 @@ def cached_programs(transformer, key, *makers, compiles=True):
     variables = list({id(v): v for layer in layers for v in layer.variables}.values())
     key = (*key, tuple(map(id, variables)))
     if key not in transformer.programs:
+        check_laid_out(variables)
         transformer.programs[key] = [
             program(function, variables, donate, compiles)
             for function, donate in (m() for m in makers)
@@ -61,9 +63,7 @@ def fetch(carry, names=("ids", "lengths", "starts", "finished", "broken", "log_p
         GenerationError: the model gave NaN.
     """
     # Copies: the next step may overwrite the memory.
-    arrays = {
-        name: np.array(keras.ops.convert_to_numpy(carry[name])) for name in names if name in carry
-    }
+    arrays = {name: np.array(to_numpy(carry[name])) for name in names if name in carry}
     if arrays.get("broken"):
         raise GenerationError(
             "the model's logits are NaN: are its weights damaged, or too large for its dtype?"

@@ -2,10 +2,11 @@
 
 import os
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from bert4keras3.data import POET
-from bert4keras3.generation.options import token_ids
+from bert4keras3.generation.options import Options, token_ids
 from bert4keras3.generation.pieces import IncrementalDecoder, StopCutter
 from bert4keras3.generation.prompts import check_generates
 from bert4keras3.generation.sources import takes_contexts
@@ -15,7 +16,14 @@ from bert4keras3.models.transformer import Transformer
 from bert4keras3.tokenizers import load_tokenizer
 
 # Options that only a whole generation has, and those of ids, which texts have no use for.
-NOT_STREAMED = ("batch_size", "progress", "num_beams", "length_penalty", "early_stopping")
+NOT_STREAMED = (
+    "batch_size",
+    "progress",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "first_prompt",
+)
 OF_IDS = ("segments", "decoder_prompts", "return_log_probs")
 
 
@@ -100,7 +108,8 @@ class TextGenerator:
         """
         stop = _stop_strings(stop)
         single = isinstance(prompts, str)
-        if single and stop and num_samples == 1 and options.get("num_beams", 1) == 1:
+        plain = num_samples == options.get("num_beams", 1) == 1
+        if single and stop and plain and not options.get("first_prompt"):
             kept = {name: x for name, x in options.items() if name not in NOT_STREAMED}
             return "".join(self.stream(prompts, max_new_tokens, stop=stop, **kept))
         rows = self._encode([prompts] if single else prompts)
@@ -114,6 +123,32 @@ class TextGenerator:
             written = ["".join(self._write(row, ids, ends, stop)) for ids in samples]
             texts.append(written[0] if num_samples == 1 else written)
         return texts[0] if single else texts
+
+    def generate_stream(self, prompts, max_new_tokens=None, *, at_once=128, seed=None, **options):
+        """Continue prompts that need not fit into memory, such as the lines of an open file.
+
+        Args:
+            prompts: an iterable of str.
+            at_once: prompts that are sorted by length and batched together.
+            max_new_tokens, seed, **options: as `generate`. With a seed, texts are those that
+                one call would draw.
+
+        Returns:
+            An iterator of what `generate` returns for each prompt.
+
+        Raises:
+            as `generate`, when it comes to it; an index counts from the `at_once` prompts on.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("prompts: expected an iterable of str, got a single str")
+        return self._generate_stream(iter(prompts), max_new_tokens, at_once, seed, options)
+
+    def _generate_stream(self, prompts, max_new_tokens, at_once, seed, options):
+        seed, first = Options(seed=seed).make_seed(), 0
+        options = {"progress": False, **options, "seed": seed}
+        while block := list(islice(prompts, at_once)):
+            yield from self.generate(block, max_new_tokens, first_prompt=first, **options)
+            first += len(block)
 
     def stream(self, prompt, max_new_tokens=None, *, stop=(), **options):
         """Continue a text and yield it piece by piece, as it comes.

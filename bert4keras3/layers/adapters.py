@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 
 from bert4keras3 import ops
+from bert4keras3.layers.quantized import check_unquantized
 from bert4keras3.ops import keras
 
 PREFIX = "lora_"  # of the variables' names
@@ -50,6 +51,8 @@ class LowRank(keras.layers.Layer):
         name="default",
     ):
         super().__init__(name=name, dtype="float32")
+        if use_dora:
+            check_unquantized(owner, "DoRA cannot adapt, LoRA can")
         self.rank = rank
         self.alpha = rank if alpha is None else alpha
         self.use_rslora = use_rslora
@@ -184,9 +187,9 @@ class LowRank(keras.layers.Layer):
         if self.use_dora:
             self.magnitude.assign(np.asarray(store["3"]))
         self.switch(bool(np.asarray(store["2"])))
-        if self.is_active:
+        owner = self._owner()
+        if self.is_active and owner.quantized is None:
             lengths = np.asarray(store["4"]) if self.use_dora else None
-            owner = self._owner()
             owner.set_matrix(self.unfold(owner.matrix_value(), lengths))
 
 
@@ -292,9 +295,14 @@ class Adaptable:
         return kernel
 
     @property
+    def kernel_shape(self):
+        """The kernel's shape."""
+        return tuple(self.kernel_variable.shape)
+
+    @property
     def matrix_shape(self):
         """The number of rows and columns of the kernel as a matrix."""
-        return tuple(self.kernel_variable.shape)
+        return self.kernel_shape
 
     def matrix_value(self):
         """The kernel as a numpy matrix, float32."""
@@ -327,11 +335,19 @@ class Adaptable:
 
     def down(self, x, a):
         """The product with A: `(batch, ..., rank)`."""
-        return ops.project(x, ops.cast(a, x.dtype))
+        return ops.project(self.join_rows(x), ops.cast(a, x.dtype))
 
     def up(self, x, b):
         """The product with B, of the form of the layer's outputs."""
-        return ops.project(x, ops.cast(b, x.dtype))
+        return self.split_columns(ops.project(x, ops.cast(b, x.dtype)))
+
+    def join_rows(self, x):
+        """Inputs with the axes of the matrix's rows as one."""
+        return x
+
+    def split_columns(self, x):
+        """Products with the matrix, with the axes of the layer's outputs."""
+        return x
 
     def columns(self, vector):
         """A number a column of the matrix, as it multiplies outputs."""
@@ -373,7 +389,7 @@ class EinsumForm:
     def _sizes(self):
         """Sizes of the matrix's rows and columns, axis by axis."""
         order, rows = self._axes()
-        sizes = [self.kernel_variable.shape[i] for i in order]
+        sizes = [self.kernel_shape[i] for i in order]
         return sizes[:rows], sizes[rows:]
 
     @property
@@ -390,15 +406,13 @@ class EinsumForm:
     def set_matrix(self, matrix):
         super().set_matrix(self.kernel_form(matrix))
 
-    def down(self, x, a):
+    def join_rows(self, x):
         rows = len(self._sizes()[0])
-        if rows > 1:
-            lead = ops.shape(x)[1:-rows]
-            x = ops.reshape(x, (-1, *lead, a.shape[0]))
-        return super().down(x, a)
+        if rows == 1:
+            return x
+        return ops.reshape(x, (-1, *ops.shape(x)[1:-rows], self.matrix_shape[0]))
 
-    def up(self, x, b):
-        x = super().up(x, b)
+    def split_columns(self, x):
         return ops.reshape(x, (-1, *ops.shape(x)[1:-1], *self._sizes()[1]))
 
     def columns(self, vector):

@@ -5,11 +5,13 @@ from bert4keras3.backend import (
     apply_rotary_halves,
     apply_rotary_position_embeddings,
     attention_normalize,
+    dtype,
     flatten,
     rotate_halves,
 )
 from bert4keras3.layers.base import Layer, fresh, register_layer
 from bert4keras3.layers.dense import Dense, EinsumDense
+from bert4keras3.layers.flash import flash_attention, is_flash_wanted, say_once
 from bert4keras3.layers.memory import Remembering, empty_memory, filled_slots, remember
 from bert4keras3.layers.norms import LlamaLayerNorm, RMSNormalization
 from bert4keras3.ops import keras
@@ -54,10 +56,12 @@ class MultiHeadAttention(Remembering, Layer):
         qk_norm_epsilon: its epsilon.
         is_cross: keys and values come from another text. What it remembers while decoding is
             that text, projected once by `project_memory`.
+        flash_attention: attend by a fused kernel where there is one for the case at hand
+            (JAX and torch on a GPU); None for what the environment variable FLASH_ATTN says.
 
     Raises:
-        ValueError: query heads that heads do not divide, an unknown option, or
-            a call whose inputs do not match its arguments.
+        ValueError: query heads that heads do not divide, an unknown option, flash attention
+            on TensorFlow, or a call whose inputs do not match its arguments.
 
     Source: https://arxiv.org/abs/1706.03762
     """
@@ -87,6 +91,7 @@ class MultiHeadAttention(Remembering, Layer):
         qk_norm=None,
         qk_norm_epsilon=1e-6,
         is_cross=False,
+        flash_attention=None,
         **kwargs,
     ):
         # Keras would cast the caches; the projections cast what they are given.
@@ -114,6 +119,8 @@ class MultiHeadAttention(Remembering, Layer):
         self.qk_norm = qk_norm
         self.qk_norm_epsilon = qk_norm_epsilon
         self.is_cross = is_cross
+        self.flash_attention = flash_attention
+        self.tries_flash = is_flash_wanted(flash_attention)
         self._check()
 
     def _check(self):
@@ -205,6 +212,7 @@ class MultiHeadAttention(Remembering, Layer):
         state=None,
         positions=None,
         lengths=None,
+        is_causal=False,
         training=None,
     ):
         """Attend.
@@ -231,6 +239,8 @@ class MultiHeadAttention(Remembering, Layer):
             positions: int `(batch, n)`, in a decoding step.
             lengths: int `(batch,)`, slots that hold tokens after this step; without a
                 state, keys that are no padding.
+            is_causal: the attention bias hides later keys and does nothing else, which
+                flash attention can make use of.
 
         Returns:
             `(batch, n, out_dim)`; with return_attention_scores a list of it and
@@ -251,6 +261,7 @@ class MultiHeadAttention(Remembering, Layer):
             visible = mask[2] if mask is not None and len(mask) > 2 and state is None else None
             if lengths is not None:
                 visible = filled_slots(key, lengths)
+        parts["is_causal"] = is_causal
         output, scores = self._attend(query, key, value, visible, parts, training)
         output = self._project_output(output)
         result = [output, scores] if self.return_attention_scores else output
@@ -309,6 +320,10 @@ class MultiHeadAttention(Remembering, Layer):
         Keys and values are `(batch, heads, m, size)`.
         """
         query = ops.cast(query, key.dtype)
+        if self.tries_flash and query.shape[1] != 1:
+            output = self._flash(query, key, value, visible, parts, training)
+            if output is not None:
+                return ops.cast(output, self.compute_dtype), None
         groups = self.query_head // self.heads
         n, m = ops.shape(query)[1], ops.shape(key)[2]
         # Query heads of one key head are folded into the length: one product for all of them.
@@ -319,9 +334,7 @@ class MultiHeadAttention(Remembering, Layer):
         k = ops.transpose(key, (0, 1, 3, 2))
         scores = ops.reshape(ops.matmul(q, k), (-1, self.query_head, n, m))
         scores = self._scale(self._add_relative(scores, query, parts))
-        bias = parts.get("attention_bias")
-        if bias is not None and len(bias.shape) == 3:
-            bias = ops.expand_dims(bias, 1)
+        bias = _with_heads(parts.get("attention_bias"))
         weights = attention_normalize(scores, visible, -1, self.normalization, bias)
         if self.attention_dropout:
             weights = self.dropout(weights, training=training)
@@ -340,10 +353,7 @@ class MultiHeadAttention(Remembering, Layer):
             equation = _relative_equation("bjhd,{}jkd->bhjk", parts["typical_relative"])
             return scores + ops.einsum(equation, query, parts["typical_relative"])
         if parts["p_bias"] == "t5_relative":
-            bias = parts["t5_relative"]
-            axes = (2, 0, 1) if len(bias.shape) == 3 else (0, 3, 1, 2)
-            bias = ops.transpose(bias, axes)
-            return scores + (bias[None] if len(bias.shape) == 3 else bias)
+            return scores + _t5_bias(parts["t5_relative"])
         return scores
 
     def _scale(self, scores):
@@ -353,6 +363,46 @@ class MultiHeadAttention(Remembering, Layer):
             scores = scores / self.key_size**0.5
         cap = self.logit_soft_cap
         return cap * ops.tanh(scores / cap) if cap else scores
+
+    # ------------------------------------------------------------------ flash
+
+    def _flash(self, query, key, value, visible, parts, training):
+        """Weighted values by a fused kernel; None where none can compute them."""
+        obstacle = self._flash_obstacle(parts, training)
+        if obstacle:
+            say_once(obstacle)
+            return None
+        scale = self.query_scale
+        if scale is None:
+            scale = self.key_size**-0.5 if self.attention_scale else 1.0
+        mask = None if visible is None else ops.cast(visible, "bool")[:, None, None]
+        bias, added = _with_heads(parts.get("attention_bias")), None
+        if bias is not None and dtype(bias) != "bool":
+            added = bias
+        elif bias is not None and not (parts["is_causal"] and mask is None):
+            bias = bias if len(bias.shape) == 4 else bias[None, None]
+            mask = bias if mask is None else ops.logical_and(mask, bias)
+        if parts["p_bias"] == "t5_relative":
+            relative = _t5_bias(parts["t5_relative"]) * scale
+            added = relative if added is None else added + relative
+        key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (key, value))
+        causal = parts["is_causal"]
+        return flash_attention(query, key, value, mask, added, scale, causal, training)
+
+    def _flash_obstacle(self, parts, training):
+        """Why this layer's attention is no matter for a fused kernel; None where it is."""
+        obstacles = {
+            "the attention scores are returned": self.return_attention_scores,
+            f"attention is normalised by {self.normalization!r}": (
+                self.normalization not in ("softmax", "softmax-fp32")
+            ),
+            "scores are capped (logit_soft_cap)": self.logit_soft_cap,
+            "relative positions are part of keys and values": (
+                parts["p_bias"] == "typical_relative"
+            ),
+            "attention weights are dropped out in training": self.attention_dropout and training,
+        }
+        return next((reason for reason, stands in obstacles.items() if stands), None)
 
     # ------------------------------------------------------------------ state
 
@@ -422,6 +472,18 @@ def _heads_first(key, value, state=None, positions=None):
 
 def _split_heads(x, heads, size):
     return ops.reshape(x, (-1, ops.shape(x)[1], heads, size))
+
+
+def _with_heads(bias):
+    """An attention bias with an axis of heads, where it has one of rows."""
+    return bias if bias is None or len(bias.shape) != 3 else ops.expand_dims(bias, 1)
+
+
+def _t5_bias(bias):
+    """T5's relative bias `([batch,] n, m, heads)` as `(batch or 1, heads, n, m)`."""
+    if len(bias.shape) == 3:
+        return ops.transpose(bias, (2, 0, 1))[None]
+    return ops.transpose(bias, (0, 3, 1, 2))
 
 
 def _relative_equation(equation, table):

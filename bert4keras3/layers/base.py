@@ -4,6 +4,7 @@ import inspect
 
 from bert4keras3 import ops
 from bert4keras3.backend import get_activation
+from bert4keras3.layers.quantized import CANNOT_TELL, check_unquantized
 from bert4keras3.layers.recomputing import recomputed
 from bert4keras3.ops import keras, seam
 
@@ -19,6 +20,7 @@ class Configured:
     """
 
     def get_config(self):
+        check_unquantized(self, CANNOT_TELL)
         config = super().get_config()
         for name in _argument_names(type(self)):
             config[name] = _serialize(getattr(self, name))

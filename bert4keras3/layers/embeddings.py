@@ -3,11 +3,12 @@
 from bert4keras3 import ops
 from bert4keras3.layers.adapters import Adaptable
 from bert4keras3.layers.base import Configured, Direct, register_layer
+from bert4keras3.layers.quantized import Quantizable
 from bert4keras3.ops import keras
 
 
 @register_layer
-class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
+class Embedding(Direct, Configured, Quantizable, Adaptable, keras.layers.Embedding):
     """Keras' `Embedding`, with a padding mask that suits texts and a dense mode.
 
     Args:
@@ -33,30 +34,42 @@ class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
 
     def call(self, inputs, mode="embedding"):
         if not self._is_dense(mode):
-            return self.adapt(super().call(inputs), inputs)
+            return self.adapt(self._look_up(inputs), inputs)
         x = ops.cast(inputs, self.compute_dtype)
         for factor in (adapter.factor() for adapter in self.adapters):
             x = x if factor is None else x * ops.cast(factor, x.dtype)
-        table = ops.cast(self.embeddings, self.compute_dtype)
-        logits = ops.project(x, table, transposed=True)
+        if self.quantized is None:
+            table = ops.cast(self.embeddings, self.compute_dtype)
+            logits = ops.project(x, table, transposed=True)
+        else:
+            logits = self.quantized.product(x)
         for adapter in self.adapters:
             logits = logits + adapter.branch_back(x)
         return logits
 
-    # -------------------------------------------------------------- adapters
+    def _look_up(self, ids):
+        ids = _whole(ids)
+        if self.quantized is not None:
+            return self.quantized.rows(ids, self.compute_dtype)
+        return ops.cast(ops.lookup(self.embeddings, ids), self.compute_dtype)
+
+    # -------------------------------------------- adapters and few bits
 
     drops_inputs = False
+    kernel_attribute = "_embeddings"
 
     @property
     def kernel_variable(self):
-        return self.embeddings
+        return self.embeddings if self.quantized is None else self.quantized.values
+
+    def by_outputs(self, matrix):
+        return matrix
 
     def low_rank_initializers(self):
         return "zeros", keras.initializers.RandomNormal(stddev=1.0)
 
     def down(self, x, a):
-        x = x if x.dtype in ("int32", "int64") else ops.cast(x, "int32")
-        return ops.cast(ops.take(a, x, axis=0), self.compute_dtype)
+        return ops.cast(ops.lookup(a, _whole(x)), self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         if len(inputs.shape) != 2:
@@ -82,3 +95,8 @@ class Embedding(Direct, Configured, Adaptable, keras.layers.Embedding):
         if mode not in ("embedding", "dense"):
             raise ValueError(f"Embedding mode: expected 'embedding' or 'dense', got {mode!r}")
         return mode == "dense"
+
+
+def _whole(ids):
+    """Ids as whole numbers; Keras gives them as floats now and then."""
+    return ids if ids.dtype in ("int32", "int64") else ops.cast(ids, "int32")

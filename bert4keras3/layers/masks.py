@@ -42,6 +42,13 @@ class CausalMask(Layer):
         return keras.KerasTensor((inputs.shape[1], inputs.shape[1]), dtype="bool")
 
 
+def is_causal(mask):
+    """Whether a tensor of a model's graph is the mask of a `CausalMask` without a window."""
+    history = getattr(mask, "_keras_history", None)
+    layer = history.operation if history else None
+    return isinstance(layer, CausalMask) and layer.window is None
+
+
 @register_layer
 class SegmentMask(Layer):
     """A query sees the keys whose mark is not above its own (UniLM).

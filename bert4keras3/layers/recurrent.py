@@ -7,6 +7,7 @@ from bert4keras3.layers.adapters import is_low_rank
 from bert4keras3.layers.base import Layer, activation_function, register_layer
 from bert4keras3.layers.dense import Dense
 from bert4keras3.layers.norms import GroupNorm
+from bert4keras3.layers.quantized import float_order
 from bert4keras3.ops import keras
 
 
@@ -192,7 +193,7 @@ class RecurrentLayer(Layer):
     def checkpoint_weights(self):
         """The weights that checkpoints have: those of the state are files of their own."""
         tuned = {id(weight) for weight in self.tuned.values()}
-        return [weight for weight in self.weights if id(weight) not in tuned]
+        return [weight for weight in float_order(self) if id(weight) not in tuned]
 
     def real_tokens(self, x, positions, lengths):
         """bool `(batch, n)`: of the tokens of a step those that count; they come first."""

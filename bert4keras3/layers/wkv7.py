@@ -96,6 +96,23 @@ def wkv7_chunked(r, w, k, v, a, b, state, chunk=CHUNK):
 def solve_lower(a, c):
     """z = a z + c, with a strictly lower triangular `(..., n, n)`, for z like c `(..., n, m)`.
 
-    Powers of a would be cheaper to sum up, but of keys that repeat they cancel to nothing.
+    n is a power of 2. The inverse of 1 - a is put together of those of its diagonal blocks, by
+    twos: in batched products, where a triangular solver goes matrix by matrix. Powers of a
+    would be cheaper to sum up, but of keys that repeat they cancel to nothing.
     """
-    return ops.solve_triangular(ops.eye(a.shape[-1], dtype=a.dtype) - a, c, lower=True)
+    n = a.shape[-1]
+    lead = ops.shape(a)[:-2]
+    inverse = ops.ones((*lead, n, 1, 1), dtype=a.dtype)
+    size = 1
+    while size < n:
+        count = n // (2 * size)
+        blocks = ops.reshape(a, (*lead, count, 2, size, count, 2, size))[..., 1, :, :, 0, :]
+        own = ops.reshape(ops.eye(count, dtype=a.dtype), (count, 1, count, 1))
+        below = ops.sum(blocks * own, axis=-2)
+        pairs = ops.reshape(inverse, (*lead, count, 2, size, size))
+        upper, lower = pairs[..., 0, :, :], pairs[..., 1, :, :]
+        across = ops.matmul(ops.matmul(lower, below), upper)
+        top = ops.concatenate([upper, ops.zeros_like(upper)], axis=-1)
+        inverse = ops.concatenate([top, ops.concatenate([across, lower], axis=-1)], axis=-2)
+        size *= 2
+    return ops.matmul(inverse[..., 0, :, :], c)

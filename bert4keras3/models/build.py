@@ -21,6 +21,7 @@ from bert4keras3.models.masks import (
     extend_with_unified_language_model,
 )
 from bert4keras3.models.precision import dtype_policy, find_policy
+from bert4keras3.models.quantized import find_quantization
 from bert4keras3.models.registry import find_family, implied_arguments
 from bert4keras3.models.transformer import Transformer
 
@@ -42,6 +43,7 @@ def build_transformer_model(
     version=None,
     dtype=None,
     lora=None,
+    quantization=None,
     **kwargs,
 ):
     """Build a model and fill it from a checkpoint.
@@ -68,6 +70,9 @@ def build_transformer_model(
         lora: the rank, True, or a dict of arguments of `training.enable_lora`: train low-rank
             matrices only. None for what the environment variable ENABLE_LORA says, where
             norms are trained too; False for never.
+        quantization: 'int8' or 'int4', or a dict of arguments of `quantization.quantize`: keep
+            kernels and token tables in so many bits, each as soon as it is loaded. A folder of
+            `save_quantized` is so by itself.
         **kwargs: arguments of the family's classes and of `Transformer.build`;
             they override the file's. `head='auto'` gives a Hugging Face folder the
             outputs of the class it was saved from.
@@ -83,6 +88,7 @@ def build_transformer_model(
     """
     from_folder = config_path is not None and Path(config_path).is_dir()
     config = {} if config_path is None else read_config(config_path)
+    asked, stored = find_quantization(quantization, config, config_path)
     policy = find_policy(dtype, config)
     if from_folder:
         model, config = _describe_folder(config_path, config, model)
@@ -108,11 +114,15 @@ def build_transformer_model(
         transformer.saved_dropout_rate = saved_dropout_rate
         transformer.defers_weights = (checkpoint_path or keras_weights_path) is not None
         transformer.build(**build)
-    if checkpoint_path is not None:
+    transformer.prepare_quantization(asked)
+    if stored and checkpoint_path == config_path:
+        transformer.load_quantized(config_path, stored)
+    elif checkpoint_path is not None:
         transformer.load_weights_from_checkpoint(checkpoint_path)
     if keras_weights_path is not None:
         transformer.load_weights(keras_weights_path)
     transformer.finish_weights()
+    transformer.finish_quantization()
     _adapt(transformer, lora)
     return transformer.model if return_keras_model else transformer
 

@@ -1,14 +1,17 @@
 """Loading and saving a model's weights: TensorFlow, Hugging Face and Keras files."""
 
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from bert4keras3.layers.adapters import is_low_rank
+from bert4keras3.layers.quantized import check_unquantized, float_order
 from bert4keras3.models.config import write_json
 from bert4keras3.models.huggingface import to_huggingface
+from bert4keras3.models.quantized import Quantized
+from bert4keras3.sharding import is_laid_out, to_numpy
 from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
 from bert4keras3.weights.deferred import finish
@@ -17,7 +20,7 @@ from bert4keras3.weights.sources import Source, owned_array
 from bert4keras3.weights.table import Tensor, expand_table, join_axis, part_number, stored_name
 
 
-class Checkpoints:
+class Checkpoints(Quantized):
     """Mixin of `Transformer`: its weights from and to files.
 
     Attributes:
@@ -111,6 +114,15 @@ class Checkpoints:
             value = tensor.read(stored, self._select_tokens)
             return owned_array(value) if np.may_share_memory(value, stored) else value
 
+    def _may_view(self, variable):
+        """Whether a weight is read part by part, of which each device is given its own."""
+        return is_laid_out(variable) and type(self).load_variable is Checkpoints.load_variable
+
+    def _view_variable(self, source, name):
+        """As `load_variable`, but where it can be a view of the mapped file."""
+        tensor = self._known_tensors.get(name) or Tensor(name)
+        return tensor.view(source.view(self._find(source, name)), self._select_tokens)
+
     def _select_tokens(self, table):
         """`load_embeddings`, unless the table has the model's own rows already."""
         own = len(table) == self.vocab_size != self.full_vocab_size
@@ -141,6 +153,8 @@ class Checkpoints:
             self._check_foreign(source)
             own, mapping = mapping is None, self._mapping_for(source, mapping)
             self._check_ties(source)
+            for layer in self.model.layers:
+                check_unquantized(layer, "only a file of a quantised model fills")
             items = list(self._items(source, mapping, own))
             used = {self._find(source, item.name) for item in items}
             self.load_report = self._fill(items, source, set(source) - used)
@@ -172,7 +186,7 @@ class Checkpoints:
         for name, tied in self.huggingface_ties.items():
             tied = self._find(source, tied)
             if name in source and tied in source:
-                if not np.array_equal(source[name], source[tied]):
+                if not np.array_equal(source.view(name), source.view(tied)):
                     raise CheckpointError(f"expected a copy of {tied!r}", source.path, name)
 
     @property
@@ -195,12 +209,8 @@ class Checkpoints:
                     source.path,
                 )
             for variable, tensor in zip(weights, names, strict=False):
-                yield Item(
-                    layer,
-                    variable,
-                    tensor,
-                    lambda tensor=tensor: self.load_variable(source, tensor),
-                )
+                read = self._view_variable if self._may_view(variable) else self.load_variable
+                yield Item(layer, variable, tensor, partial(read, source, tensor))
 
     def _find(self, source, name):
         """The name a source uses for a tensor: Hugging Face files vary a little."""
@@ -215,7 +225,12 @@ class Checkpoints:
         new = self._new_head_layers(items, source)
         items = [item for item in items if item.layer not in new]
         report = fill(
-            items, source.path, self.ignore_invalid_weights, self.autoresize_weights, unused
+            items,
+            source.path,
+            self.ignore_invalid_weights,
+            self.autoresize_weights,
+            unused,
+            self.quantizer and self.quantizer.filled,
         )
         if new:
             warnings.warn(
@@ -247,6 +262,7 @@ class Checkpoints:
         path = _existing(path)
         vocabulary = self._vocabulary_variables()
         with KerasWeights(path) as source:
+            self.match_bits(source)
 
             def reader(name, variable):
                 def read():
@@ -324,10 +340,11 @@ class Checkpoints:
             layer = self.layers.get(self.prefixed(name))
             if layer is not None:
                 _check_merged(layer)
+                check_unquantized(layer, "these files have no form for: save_quantized does")
                 for variable, tensor in zip(checkpoint_weights(layer), names, strict=False):
                     parts = saved.setdefault(stored_name(tensor), {})
                     first = parts.setdefault(tensor, variable)
-                    if first is not variable and (first.numpy() != variable.numpy()).any():
+                    if first is not variable and _differ(first, variable):
                         raise CheckpointError(
                             f"{first.path} and {variable.path} are one tensor in these files, but "
                             "differ: save a .weights.h5 file",
@@ -338,7 +355,7 @@ class Checkpoints:
     def _joined(self, parts, dtype):
         """The array of a stored tensor."""
         names = sorted(parts, key=part_number)
-        arrays = [self.create_variable(name, parts[name].numpy(), dtype) for name in names]
+        arrays = [self.create_variable(name, to_numpy(parts[name].value), dtype) for name in names]
         return arrays[0] if len(names) == 1 else np.concatenate(arrays, axis=join_axis(names[0]))
 
     def save_weights(self, path):
@@ -371,7 +388,7 @@ class Checkpoints:
             ]
             shape, axis = list(shapes[0]), join_axis(next(iter(parts)))
             shape[axis] = sum(part[axis] for part in shapes)
-            stored = np.dtype(dtype or next(iter(parts.values())).numpy().dtype)
+            stored = np.dtype(dtype or next(iter(parts.values())).dtype)
             return name, tuple(shape), stored, lambda: self._joined(parts, dtype)
 
         tensors = [entry(name, parts) for name, parts in self._saved(mapping).items()]
@@ -403,8 +420,12 @@ class Checkpoints:
 
 def checkpoint_weights(layer):
     """A layer's weights, in their order, that checkpoints have tensors for."""
-    weights = getattr(layer, "checkpoint_weights", layer.weights)
+    weights = getattr(layer, "checkpoint_weights", None) or float_order(layer)
     return [weight for weight in weights if not is_low_rank(weight)]
+
+
+def _differ(first, second):
+    return (to_numpy(first.value) != to_numpy(second.value)).any()
 
 
 def _check_merged(layer):

@@ -38,6 +38,7 @@ class Deberta(BERT):
     norm_epsilon = 1e-7
     norm_epsilons = {"MLM_Head": 1e-5}
     has_conditional_norms = False
+    has_flash_attention = False
     position_limit = None
     lacks = (
         *POSITION_OPTIONS,

@@ -22,6 +22,7 @@ class GAU_alpha(RoFormerV2):
 
     initializer_order = 3
     lacks = (*RoFormerV2.lacks, "residual_attention_scores", "query_head", "o_bias")
+    has_flash_attention = False
     tables = {
         "tf": {
             "Embedding-Token": "bert/embeddings/word_embeddings:vocab",

@@ -94,6 +94,8 @@ class Generating:
                 tokens to this power.
                 early_stopping: end a search once there are num_beams ended ones.
                 batch_size: prompts at a time.
+                first_prompt: number of the first one. With the same seed, prompts draw
+                in several calls what they would in one.
                 return_log_probs: also return the log-probability of each new
                 token under the model.
                 progress: show a bar; by default for several batches on a terminal.

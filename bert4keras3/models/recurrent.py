@@ -70,6 +70,7 @@ class RecurrentModel(Transformer):
     norm_class = keras.layers.LayerNormalization
     norm_epsilon = 1e-5
     has_conditional_norms = False
+    has_flash_attention = False
     attention_kind = "causal"
     applications = ("encoder", "lm")
     lacks = ("segment_vocab_size",)

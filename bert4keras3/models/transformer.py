@@ -4,6 +4,7 @@ import contextlib
 import inspect
 from collections import Counter
 
+from bert4keras3 import sharding
 from bert4keras3._environment import is_switched_on
 from bert4keras3.layers import (
     BLOCK_LAYERS,
@@ -16,6 +17,8 @@ from bert4keras3.layers import (
     LayerNormalization,
     MultiHeadAttention,
 )
+from bert4keras3.layers.flash import is_flash_wanted, say_once
+from bert4keras3.layers.masks import is_causal
 from bert4keras3.models.checkpoints import Checkpoints
 from bert4keras3.models.decoding import Stepwise, as_list, call_parameters
 from bert4keras3.models.generating import Generating
@@ -80,11 +83,14 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         remat: in training, compute again what attention, feed-forward layers and norms
             computed inside, for their gradients, instead of keeping it; None for what the
             environment variable RECOMPUTE says.
+        flash_attention: attend by a fused kernel where there is one for the case at hand
+            (JAX and torch on a GPU); None for what the environment variable FLASH_ATTN says.
 
     Raises:
         TypeError: a keyword no class of the family takes, or an option of a base class
             that the family cannot have.
-        ValueError: heads that do not divide the hidden size, without a head size.
+        ValueError: heads that do not divide the hidden size, without a head size; flash
+            attention on TensorFlow.
 
     Attributes, to be set by a family:
         attention_class, feed_forward_class: the classes of its layers.
@@ -93,6 +99,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         norm_class, norm_options, norm_epsilon: the norms' class, constructor arguments
             and epsilon; norm_epsilons has those of single norms, by name.
         has_conditional_norms: whether a condition can steer them.
+        has_flash_attention: whether its attention can be that of a fused kernel.
         position_bias_kind: what attention does with `compute_position_bias`.
         attention_kind: 'full', 'causal' or 'unilm'.
         applications: what it can be built as.
@@ -110,6 +117,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
     attention_class = MultiHeadAttention
     feed_forward_class = FeedForward
     has_conditional_norms = True
+    has_flash_attention = True
     position_bias_kind = None
     attention_kind = "full"
     applications = ("encoder", "lm", "unilm")
@@ -157,6 +165,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         labels=None,
         classifier_dropout=None,
         remat=None,
+        flash_attention=None,
         **kwargs,
     ):
         if kwargs:
@@ -208,6 +217,9 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             self.norm_epsilon, self.norm_epsilons = layer_norm_epsilon, {}
         self.set_head(head, num_labels, labels, classifier_dropout)
         self.remat = is_switched_on("RECOMPUTE") if remat is None else remat
+        self.flash_attention = is_flash_wanted(flash_attention)
+        if self.flash_attention and not self.has_flash_attention:
+            say_once(f"{type(self).__name__} has another kind of attention, or none")
         self.defers_weights = False
         self._stateful_calls = {}
         self._ends_stateful = False  # whether a final layer has memory
@@ -261,6 +273,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
     def make_model(self):
         """Make `self.model`; its layers know whose they are, for adapters and their files."""
         self.model = keras.Model(self.input, self.output, name=self.name)
+        sharding.built.add(self)
         for layer in self.model.layers:
             layer.origin = self
 
@@ -461,6 +474,8 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
         if attention_bias is not None:
             arguments["a_bias"] = True
             x.append(attention_bias)
+            if self.flash_attention and is_causal(attention_bias):
+                arguments["is_causal"] = True
         if self.position_bias_kind:
             arguments["p_bias"] = self.position_bias_kind
             x.append(self.compute_position_bias(inputs))
@@ -477,6 +492,7 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             "o_bias": self.o_bias,
             "attention_dropout": self.attention_dropout_rate,
             "kernel_initializer": self.initializer,
+            "flash_attention": self.flash_attention,
         }
 
     def feed_forward(self, inputs, name):

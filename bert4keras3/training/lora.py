@@ -12,6 +12,7 @@ import re
 
 from bert4keras3.layers import BLOCK_LAYERS, DecomposerDense
 from bert4keras3.layers.adapters import Adaptable, LowRank, is_low_rank
+from bert4keras3.layers.quantized import check_unquantized
 from bert4keras3.ops import keras, seam
 
 
@@ -116,7 +117,7 @@ def select_targets(model, targets=None):
     """Those of `lora_targets` that `enable_lora` takes for its argument of that name."""
     found = lora_targets(model)
     if targets is not None:
-        return _select(found, targets, "targets")
+        return select_named(found, targets, "targets")
     names = {
         f"{layer.name}/{part.name}"
         for layer in keras_model(model).layers
@@ -132,10 +133,10 @@ def select_targets(model, targets=None):
 
 def _select_layers(model, names):
     layers = {layer.name: layer for layer in keras_model(model).layers if layer.weights}
-    return list(_select(layers, names, "train_also").values()) if names else []
+    return list(select_named(layers, names, "train_also").values()) if names else []
 
 
-def _select(found, wanted, argument):
+def select_named(found, wanted, argument):
     """Of `{name: layer}` those that end so, or with a string match it."""
     chosen = {}
     for one in [wanted] if isinstance(wanted, str) else wanted:
@@ -223,7 +224,7 @@ def set_adapter(model, name, trainable=False):
             raise ValueError(f"{path} has {layer.merged_adapter!r} merged: unmerge_lora first")
         for adapter in layer.adapters:
             adapter.switch(adapter.name == name, trainable and adapter.name == name)
-    _forget_programs(model)
+    forget_programs(model)
 
 
 def merge_lora(model):
@@ -237,22 +238,25 @@ def merge_lora(model):
     if all(layer.active_adapter is None for layer in lora_targets(model).values()):
         raise ValueError(f"no adapter takes part; the model has {lora_adapters(model)}")
     for layer in lora_targets(model).values():
+        if layer.active_adapter is not None:
+            check_unquantized(layer, "an adapter cannot be folded into")
+    for layer in lora_targets(model).values():
         layer.merge()
-    _forget_programs(model)
+    forget_programs(model)
 
 
 def unmerge_lora(model):
     """Take the merged adapter out of the kernels again; they are as before, to rounding."""
     for layer in lora_targets(model).values():
         layer.unmerge()
-    _forget_programs(model)
+    forget_programs(model)
 
 
 def remove_lora(model, name=None):
     """Forget an adapter, all of them by default; one that is merged stays in the kernels."""
     for other in lora_adapters(model) if name is None else [name]:
         drop_adapter(model, other)
-    _forget_programs(model)
+    forget_programs(model)
 
 
 def drop_adapter(model, name):
@@ -261,7 +265,7 @@ def drop_adapter(model, name):
         layer.detach(name)
 
 
-def _forget_programs(model):
+def forget_programs(model):
     """Keras compiles anew at the next call: it knows nothing of changes in a layer."""
     model = keras_model(model)
     model.train_function = model.test_function = model.predict_function = None

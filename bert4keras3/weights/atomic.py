@@ -91,7 +91,7 @@ class AtomicGroup:
         for path in self._stale:
             path.unlink(missing_ok=True)
         for folder in {path.parent for _, path in self._moves}:
-            _flush_folder(folder)
+            flush_folder(folder)
 
     def discard(self):
         """Remove the temporary files that are still there."""
@@ -104,8 +104,8 @@ def _flush(path):
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder):
-    # A rename is on disk only when the folder is; Windows cannot open a folder.
+def flush_folder(folder):
+    """A rename is on disk only when its folder is; Windows cannot open a folder."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

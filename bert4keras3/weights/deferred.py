@@ -16,7 +16,7 @@ INITIALIZERS = ("kernel_initializer", "embeddings_initializer")
 
 @keras.saving.register_keras_serializable("bert4keras3")
 class Deferred(keras.initializers.Initializer):
-    """Leaves a weight unset, marked by a NaN in front, until `finish` or a load sets it.
+    """Leaves a weight unset, marked by an infinity in front, until `finish` or a load sets it.
 
     Args:
         initializer: draws the weight where no load has set it.
@@ -27,8 +27,11 @@ class Deferred(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         dtype = keras.backend.standardize_dtype(dtype)
+        if keras.distribution.distribution() is not None:
+            # Keras lays out what is computed; an array of ours it would copy whole.
+            return ops.full(shape, np.inf, dtype=dtype)
         value = empty_array(shape, np.dtype(dtype), zeros=True)
-        value.flat[:1] = np.nan
+        value.flat[:1] = np.inf
         return ops.adopt(value)  # on JAX memory that nobody has touched
 
     def clone(self):
@@ -74,6 +77,6 @@ def finish(layer, filled=()):
 def _draw(variables, deferred):
     for variable in variables:
         corner = ops.convert_to_tensor(variable)[(0,) * len(variable.shape)]
-        if np.isnan(np.float32(ops.convert_to_numpy(corner))):
+        if not np.isfinite(np.float32(ops.convert_to_numpy(corner))):
             initializer = fresh(deferred.initializer)
             variable.assign(initializer(variable.shape, dtype=variable.dtype))

@@ -13,6 +13,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from bert4keras3.layers.adapters import LowRank
+from bert4keras3.layers.quantized import Quantizable
 from bert4keras3.ops import keras, seam
 from bert4keras3.weights.errors import CheckpointError
 from bert4keras3.weights.sources import Source
@@ -94,6 +95,27 @@ def variable_paths(model, groups=None):
             own = enumerate(seam.own_variables(layer))
             paths |= {f"{path}/vars/{n}": (owner, variable) for n, variable in own}
     return paths
+
+
+def named_variables(model):
+    """`{name: (layer name, variable)}` of a Keras model, by names of layers and attributes."""
+    found = {}
+    groups = {layer.name: layer.name for layer in model.layers}
+    for path, owner, layer in _places(model, groups):
+        if not isinstance(layer, LowRank):
+            own = [*layer._trainable_variables, *layer._non_trainable_variables]
+            found |= {f"{path.removeprefix('layers/')}/{v.name}": (owner, v) for v in own}
+    return found
+
+
+def quantizable_layers(model):
+    """`{name: layer}` of what may be quantised, by the names of `named_variables`."""
+    groups = {layer.name: layer.name for layer in model.layers}
+    return {
+        path.removeprefix("layers/"): layer
+        for path, _, layer in _places(model, groups)
+        if isinstance(layer, Quantizable) and layer.built
+    }
 
 
 def load_adapters(model, source, groups=None):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert4keras3 import ops
+from bert4keras3 import low_bits, ops
 from bert4keras3.layers import FeedForward, MultiHeadAttention
 from bert4keras3.weights.errors import CheckpointError, MissingTensorError
 from bert4keras3.weights.report import LoadReport
@@ -39,7 +39,7 @@ class Item(NamedTuple):
     read: callable
 
 
-def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
+def fill(items, path, ignore_invalid=False, autoresize=False, unused=(), done=None):
     """Fill variables, one tensor in memory at a time.
 
     Args:
@@ -49,6 +49,8 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
             not fit, with a warning.
         autoresize: resize weights of another shape.
         unused: names in the source that no item asks for, for the report.
+        done: a function (layer, ids of the variables filled so far), called when the last
+            item of a layer is filled; a layer's items follow each other.
 
     Returns:
         The `LoadReport`.
@@ -59,7 +61,11 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
             told so; weights before an unreadable tensor may be filled.
     """
     report = LoadReport(str(path), unused=sorted(unused))
+    layer = None
     for item, read in _read_ahead(items):
+        if done is not None and layer not in (None, item.layer):
+            done(layer, report.filled)
+        layer = item.layer
         label = f"{item.layer.name}: {item.name}"
         try:
             value = read()
@@ -69,7 +75,8 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
         shape = tuple(item.variable.shape)
         if value.shape != shape:
             difference = f"{label}, expected {shape}, found {value.shape}"
-            if not (autoresize and value.ndim == len(shape)):
+            is_float = item.variable.dtype not in low_bits.DTYPES.values()
+            if not (autoresize and is_float and value.ndim == len(shape)):
                 report.mismatched.append(difference)
                 continue
             value = resize_weight(value, shape, _resize_scale(item, value.shape))
@@ -77,6 +84,8 @@ def fill(items, path, ignore_invalid=False, autoresize=False, unused=()):
         ops.fill(item.variable, value)
         report.loaded.append(item.name)
         report.filled.add(id(item.variable))
+    if done is not None and layer is not None:
+        done(layer, report.filled)
     _conclude(report, ignore_invalid)
     return report
 

@@ -1,10 +1,10 @@
 """RWKV6 and 7: operators in chunks against plain loops, decoding against the package `rwkv`.
 
-    python benchmarks/rwkv.py                 # all parts, a few minutes
-    python benchmarks/rwkv.py operator        # against a loop of `ops.scan`
-    python benchmarks/rwkv.py length          # time and memory a token from 512 to 8192 tokens
-    python benchmarks/rwkv.py decode          # at the shape of a 0.4B model
-    python benchmarks/rwkv.py --version 7     # RWKV7 instead of RWKV6
+    python benchmarks/recurrent.py             # all parts, a few minutes
+    python benchmarks/recurrent.py operator    # against a loop of `ops.scan`
+    python benchmarks/recurrent.py length      # time and memory a token from 512 to 8192 tokens
+    python benchmarks/recurrent.py decode      # at the shape of a 0.4B model
+    python benchmarks/recurrent.py --version 7 # RWKV7 instead of RWKV6
 
 Ours runs on KERAS_BACKEND (jax by default), the package on torch; both in one process, one after
 the other. `pip install --no-deps rwkv` brings the package.
@@ -12,7 +12,6 @@ the other. `pip install --no-deps rwkv` brings the package.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -146,10 +145,16 @@ def compare_lengths(version):
 def measure_length(version, length):
     operator, _, draw_inputs = OPERATORS[version]
     inputs = draw_inputs(length, rows=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     seconds = median_time(programs(operator, inputs)[1], 3)
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    more = peak_memory() - before
     print(f"{length:5} tokens: {1e6 * seconds / length:6.1f} us a token, {more / length:6.1f} KiB")
+
+
+def peak_memory():
+    """KiB that the process had at most (Linux); `getrusage` counts its parent's, too."""
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
 
 
 class Environment:
@@ -161,9 +166,13 @@ class Environment:
 
 
 def read_bandwidth():
-    """Bytes a second of a sum over an array, the best of several runs."""
-    array = np.ones(1 << 27, "float32")
-    return array.nbytes / min(_timed(lambda: array.sum()) for _ in range(5))
+    """Bytes a second that memory gives at best: a sum, and a matrix-vector product."""
+    import torch
+
+    matrix, vector = torch.ones(16384, 8192), torch.ones(8192)
+    runs = [_timed(lambda: torch.mv(matrix, vector)) for _ in range(8)]
+    runs += [_timed(lambda: torch.sum(matrix)) for _ in range(8)]
+    return 4 * matrix.numel() / min(runs)
 
 
 def _timed(run):
@@ -212,7 +221,7 @@ def compare_decoding(version):
     read = 4 * (ours.model.count_params() - SIZES["vocab"] * SIZES["hidden"])
     print(f"decoding, batch 1, float32, {ours.model.count_params() / 1e6:.0f} million weights")
     print(f"  {a:.1f} tokens a second, rwkv {b:.1f}, ratio {ratio:.2f}")
-    print(f"  {a * read / read_bandwidth():.2f} of the bandwidth of a sum in numpy")
+    print(f"  {a * read / read_bandwidth():.2f} of the read bandwidth")
 
 
 def main():
