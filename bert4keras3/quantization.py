@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bert4keras3.layers.quantized import Quantizable, quantized_parts
 from bert4keras3.low_bits import GROUP_SIZES
+from bert4keras3.ops import seam
 from bert4keras3.training.lora import (
     forget_programs,
     freeze_base,
@@ -28,6 +29,7 @@ class Quantization:
 
     Raises:
         ValueError: an argument out of its range.
+        NotImplementedError: under tf.keras.
     """
 
     bits: int = 8
@@ -35,6 +37,7 @@ class Quantization:
     skip: tuple | str = ()
 
     def __post_init__(self):
+        seam.only_keras3("quantisation")
         if self.bits not in GROUP_SIZES:
             raise ValueError(f"bits: expected one of {sorted(GROUP_SIZES)}, got {self.bits!r}")
         size = GROUP_SIZES[self.bits] if self.group_size is None else self.group_size

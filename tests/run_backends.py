@@ -5,10 +5,10 @@
     python tests/run_backends.py --whole              # an hour and a half on two cores
     python tests/run_backends.py --backends torch -- tests/test_bert.py -x
 
-Tests marked `once` do not depend on the backend and run on the first one only. JAX and
-TensorFlow compile each family's programs anew: unless it is the only backend, or with --whole,
-their tests of invariants keep to a few families (mark `further`), and PyTorch, which compiles
-nothing, takes all. Golden data and parity are tested for all families everywhere.
+Tests marked `once` do not depend on the backend and run on one only: PyTorch, which compiles
+nothing, or else the first. JAX and TensorFlow compile each family's programs anew: unless it is
+the only backend, or with --whole, their tests of invariants keep to a few families (mark
+`further`), and PyTorch takes all. Golden data and parity are tested for all families everywhere.
 """
 
 import argparse
@@ -101,8 +101,9 @@ def main():
         parser.error(f"unknown backend {unknown[0]!r}: choose from {', '.join(BACKENDS)}")
 
     total, summaries, well = Counter(), [], True
-    for position, backend in enumerate(backends):
-        marks = ["not slow"] * options.quick + ["not once"] * (position > 0)
+    takes_once = "torch" if "torch" in backends else backends[0]
+    for backend in backends:
+        marks = ["not slow"] * options.quick + ["not once"] * (backend != takes_once)
         if backend in COMPILING and len(backends) > 1 and not options.whole:
             marks.append("not further")
         print(f"=== {backend} ===", flush=True)
