@@ -28,7 +28,7 @@ from bert4keras3.layers import (
 )
 from bert4keras3.layers.recurrent import MatrixMemory
 from bert4keras3.layers.rwkv6 import ChannelMix
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 DATA_AXIS, MODEL_AXIS = "data", sharding.MODEL_AXIS
 
@@ -251,7 +251,7 @@ def layout_map(model, mesh, **options):
     built = _sample(model, mesh, options) if of_family else _keras_model(model)
     found = {}
     for parent, layer in _parts(built):
-        for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
+        for variable in seam.own_variables(layer):
             axes = weight_axes(parent, layer, variable, mesh)
             path = re.escape(variable.path)
             path = re.sub(r"(?<=\\-)0(?=\\-)", r"\\d+", path) if of_family else path

@@ -116,7 +116,8 @@ def spread(tree):
 
 
 def to_numpy(x):
-    """A tensor as a numpy array, also where other processes hold parts of it: all must call."""
+    """A numpy array of a tensor or variable, of which other processes may hold parts: all call it."""
+    x = keras.ops.convert_to_tensor(x)
     if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
         return np.asarray(keras.ops.convert_to_numpy(x))
     from jax.experimental import multihost_utils

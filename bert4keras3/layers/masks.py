@@ -2,7 +2,7 @@
 
 from bert4keras3 import ops
 from bert4keras3.layers.base import Layer, register_layer
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 
 @register_layer
@@ -44,8 +44,7 @@ class CausalMask(Layer):
 
 def is_causal(mask):
     """Whether a tensor of a model's graph is the mask of a `CausalMask` without a window."""
-    history = getattr(mask, "_keras_history", None)
-    layer = history.operation if history else None
+    layer = seam.producer(mask)
     return isinstance(layer, CausalMask) and layer.window is None
 
 

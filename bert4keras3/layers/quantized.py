@@ -7,7 +7,7 @@ import numpy as np
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from bert4keras3 import low_bits, ops
-from bert4keras3.ops import keras
+from bert4keras3.ops import keras, seam
 
 CANNOT_TELL = "a configuration cannot tell: use save_weights or save_quantized"
 
@@ -175,14 +175,14 @@ class Quantizable:
         if self.quantized is None:
             super().save_own_variables(store)
             return
-        for number, variable in enumerate(self._own_variables()):
+        for number, variable in enumerate(seam.own_variables(self)):
             store[str(number)] = variable
 
     def load_own_variables(self, store):
         if self.quantized is None:
             super().load_own_variables(store)
             return
-        own = self._own_variables()
+        own = seam.own_variables(self)
         if len(store.keys()) != len(own):
             raise ValueError(
                 f"layer {self.name!r} is quantised: expected {len(own)} weights beside the "
@@ -190,9 +190,6 @@ class Quantizable:
             )
         for number, variable in enumerate(own):
             variable.assign(store[str(number)])
-
-    def _own_variables(self):
-        return [*self._trainable_variables, *self._non_trainable_variables]
 
     def get_config(self):
         check_unquantized(self, CANNOT_TELL)
@@ -220,8 +217,9 @@ def check_unquantized(layer, what):
 
 def float_order(layer):
     """A layer's weights in the order of the float layer, the whole numbers for the kernels."""
-    quantized = getattr(layer, "quantized", None)
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    if not quantized_parts(layer):
+        return layer.weights
+    quantized, own = getattr(layer, "quantized", None), seam.own_variables(layer)
     found = {id(v): v for v in ([] if quantized is None else [quantized.values]) + own}
     for part in layer._layers:
         if not isinstance(part, QuantizedKernel):

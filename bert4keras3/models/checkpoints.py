@@ -11,6 +11,7 @@ from bert4keras3.layers.quantized import check_unquantized, float_order
 from bert4keras3.models.config import write_json
 from bert4keras3.models.huggingface import to_huggingface
 from bert4keras3.models.quantized import Quantized
+from bert4keras3.ops import seam
 from bert4keras3.sharding import is_laid_out, to_numpy
 from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.atomic import atomic_path
@@ -345,9 +346,10 @@ class Checkpoints(Quantized):
                     parts = saved.setdefault(stored_name(tensor), {})
                     first = parts.setdefault(tensor, variable)
                     if first is not variable and _differ(first, variable):
+                        both = " and ".join(map(seam.variable_path, (first, variable)))
                         raise CheckpointError(
-                            f"{first.path} and {variable.path} are one tensor in these files, but "
-                            "differ: save a .weights.h5 file",
+                            f"{both} are one tensor in these files, but differ: save a "
+                            ".weights.h5 file",
                             tensor=tensor,
                         )
         return saved
@@ -355,7 +357,7 @@ class Checkpoints(Quantized):
     def _joined(self, parts, dtype):
         """The array of a stored tensor."""
         names = sorted(parts, key=part_number)
-        arrays = [self.create_variable(name, to_numpy(parts[name].value), dtype) for name in names]
+        arrays = [self.create_variable(name, to_numpy(parts[name]), dtype) for name in names]
         return arrays[0] if len(names) == 1 else np.concatenate(arrays, axis=join_axis(names[0]))
 
     def save_weights(self, path):
@@ -425,7 +427,7 @@ def checkpoint_weights(layer):
 
 
 def _differ(first, second):
-    return (to_numpy(first.value) != to_numpy(second.value)).any()
+    return (to_numpy(first) != to_numpy(second)).any()
 
 
 def _check_merged(layer):

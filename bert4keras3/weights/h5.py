@@ -103,7 +103,7 @@ def named_variables(model):
     groups = {layer.name: layer.name for layer in model.layers}
     for path, owner, layer in _places(model, groups):
         if not isinstance(layer, LowRank):
-            own = [*layer._trainable_variables, *layer._non_trainable_variables]
+            own = seam.own_variables(layer)
             found |= {f"{path.removeprefix('layers/')}/{v.name}": (owner, v) for v in own}
     return found
 
