@@ -116,7 +116,7 @@ def spread(tree):
 
 
 def to_numpy(x):
-    """A numpy array of a tensor or variable, of which other processes may hold parts: all call it."""
+    """A numpy array of a tensor or variable whose parts other processes may hold: all call it."""
     x = keras.ops.convert_to_tensor(x)
     if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
         return np.asarray(keras.ops.convert_to_numpy(x))
