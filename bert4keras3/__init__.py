@@ -19,8 +19,10 @@ _SUBMODULES = (
     "layers",
     "models",
     "ops",
+    "quantization",
     "snippets",
     "tokenizers",
+    "training",
     "weights",
 )
 # The documents show these two at the top level.
