@@ -234,6 +234,7 @@ def test_dropout_is_that_of_the_undisturbed_forward():
     assert max(np.abs(a - c).max() for a, c in zip(found, before, strict=True)) > 1e-3
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_options_of_keras_go_along():
     """Loss layers, a moving average, accumulated gradients and float16, and two methods.

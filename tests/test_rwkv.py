@@ -267,6 +267,7 @@ def test_states_in_and_out_of_the_model(name):
     assert transformer.generate(ids, 6) == plain.generate(ids, 6)
 
 
+@pytest.mark.further
 @each_family
 def test_a_text_goes_on_from_a_state(name, tmp_path):
     transformer = build(name)
@@ -314,6 +315,7 @@ def test_states_that_do_not_fit(tmp_path):
         transformer.set_tuned_state(transformer.get_tuned_state())
 
 
+@pytest.mark.further
 @each_family
 def test_conversation_that_turns_back(name):
     """What was read cannot be unread: the text is read anew."""
@@ -331,6 +333,7 @@ def test_conversation_that_turns_back(name):
 # ------------------------------------------------------------- the documented generation
 
 
+@pytest.mark.further
 @each_family
 def test_chunks_make_a_single_run(name):
     """`build_cache_model(..., input_state=True, output_state=True)`, fed with its outputs."""
@@ -359,6 +362,7 @@ def test_chunks_make_a_single_run(name):
         assert_close(a, numpy(b))
 
 
+@pytest.mark.further
 @each_family
 def test_a_row_that_ended_keeps_its_memory(name):
     """While others run on, its state stays that before its end token."""
@@ -385,6 +389,7 @@ def test_a_row_that_ended_keeps_its_memory(name):
     assert (ids[0, len(text) :] == end).all()
 
 
+@pytest.mark.further
 @each_family
 def test_other_ways_to_generate(name):
     transformer = build(name, sequence_length=7)
