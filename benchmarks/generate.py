@@ -18,7 +18,6 @@ import math
 import os
 import statistics
 import tempfile
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -26,6 +25,7 @@ import keras
 import numpy as np
 import torch
 import transformers
+from common import seconds
 
 from bert4keras3.models import build_transformer_model
 from bert4keras3.models.config import read_config
@@ -182,12 +182,6 @@ def theirs_config(shape):
     """The configuration of transformers, of random weights without an end."""
     config_class = getattr(transformers, f"{shape.capitalize()}Config")
     return config_class(**SHAPES[shape], bos_token_id=None, eos_token_id=None, pad_token_id=None)
-
-
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 def compare(name, ours, theirs, rows, turns, part, count=LONGEST):

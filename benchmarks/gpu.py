@@ -11,8 +11,6 @@ times the medians.
 
 import argparse
 import os
-import statistics
-import time
 import warnings
 from functools import partial
 
@@ -20,6 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
+from common import QWEN2, median_time
 
 from bert4keras3.models import build_transformer_model
 
@@ -46,31 +45,6 @@ FAMILIES = {
     "bert, UniLM": {"model": "bert", "application": "unilm", "with_mlm": "linear"},
     "t5 encoder": {"model": "t5_encoder"},
 }
-QWEN = {
-    "model": "qwen",
-    "vocab_size": 151936,
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 2,
-    "query_head": 14,
-    "attention_head_size": 64,
-    "intermediate_size": 4864,
-    "hidden_act": "silu",
-    "share_embedding": True,
-    "with_lm": "linear",
-    "max_position": 4096,
-    "dtype": "bfloat16",
-}
-
-
-def median_time(run, times=5):
-    run()
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
 
 
 def wait():
@@ -145,7 +119,7 @@ def compare_flash(rows=8, length=2048):
 
 
 def decode(prompt=128, count=256, batches=(1, 8)):
-    transformer = build_transformer_model(**QWEN, return_keras_model=False)
+    transformer = build_transformer_model(**QWEN2, dtype="bfloat16", return_keras_model=False)
     weights = sum(2 * np.prod(w.shape) for w in transformer.model.weights)
     best = bandwidth()
     print(f"decoding, {weights / 2e9:.3f} B weights, {best / 1e12:.2f} TB/s in a copy")

@@ -8,14 +8,13 @@ other, on the same numbers; what they compute is compared first.
 """
 
 import os
-import statistics
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
 import torch
+from common import median_time
 from torchcrf import CRF
 
 from bert4keras3.layers import ConditionalRandomField
@@ -23,17 +22,6 @@ from bert4keras3.snippets import ViterbiDecoder
 
 SHAPES = ((32, 128, 9), (64, 256, 41))  # texts, tokens, labels
 RUNS = 9
-
-
-def seconds(function):
-    """The median of some runs, after one that compiles."""
-    function()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def draw(batch, length, labels):
@@ -130,10 +118,10 @@ def main():
             ("loss and gradients", our_step, {"pytorch-crf": their_step}),
             ("best paths", our_path, {"pytorch-crf": their_path, "numpy": numpy_path}),
         ):
-            own = seconds(mine)
+            own = median_time(mine, RUNS)
             print(f"  {name:<20} ours {own * 1e3:8.1f}", end="")
             for peer, function in peers.items():
-                other = seconds(function)
+                other = median_time(function, RUNS)
                 print(f"   {peer} {other * 1e3:8.1f} (ratio {other / own:.2f})", end="")
             print()
 

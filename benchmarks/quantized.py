@@ -16,12 +16,12 @@ import gc
 import math
 import os
 import statistics
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
+from common import QWEN2, seconds
 
 from bert4keras3 import low_bits
 from bert4keras3.data import POET
@@ -30,32 +30,10 @@ from bert4keras3.models.config import read_config
 from bert4keras3.quantization import quantize
 from bert4keras3.tokenizers import load_tokenizer
 
-QWEN2 = {
-    "model": "qwen",
-    "with_lm": "linear",
-    "vocab_size": 151936,
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 2,
-    "query_head": 14,
-    "attention_head_size": 64,
-    "intermediate_size": 4864,
-    "hidden_act": "silu",
-    "use_bias": True,
-    "o_bias": False,
-    "share_embedding": True,
-    "max_position": 32768,
-}
 KINDS = ("float32", "bfloat16", "int8", "int4")
 PROMPT, NEW = 128, 33
 # What perplexity is told of: bits and group sizes.
 LOSSES = ((8, None), (4, 32), (4, 64), (4, 128))
-
-
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 def weight_bytes(model):

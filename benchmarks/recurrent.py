@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
+from common import median_time, seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from official_rwkv import load_peer, rwkv6_tensors, rwkv7_tensors, save
@@ -109,16 +109,6 @@ def programs(operator, inputs):
     return [forward, gradients]
 
 
-def median_time(run, times=5):
-    run()
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return float(np.median(found))
-
-
 def compare_operators(version, length=512):
     operator, naive, draw_inputs = OPERATORS[version]
     inputs = draw_inputs(length)
@@ -146,9 +136,9 @@ def measure_length(version, length):
     operator, _, draw_inputs = OPERATORS[version]
     inputs = draw_inputs(length, rows=1)
     before = peak_memory()
-    seconds = median_time(programs(operator, inputs)[1], 3)
+    spent = median_time(programs(operator, inputs)[1], 3)
     more = peak_memory() - before
-    print(f"{length:5} tokens: {1e6 * seconds / length:6.1f} us a token, {more / length:6.1f} KiB")
+    print(f"{length:5} tokens: {1e6 * spent / length:6.1f} us a token, {more / length:6.1f} KiB")
 
 
 def peak_memory():
@@ -170,15 +160,9 @@ def read_bandwidth():
     import torch
 
     matrix, vector = torch.ones(16384, 8192), torch.ones(8192)
-    runs = [_timed(lambda: torch.mv(matrix, vector)) for _ in range(8)]
-    runs += [_timed(lambda: torch.sum(matrix)) for _ in range(8)]
+    runs = [seconds(torch.mv, matrix, vector) for _ in range(8)]
+    runs += [seconds(torch.sum, matrix) for _ in range(8)]
     return 4 * matrix.numel() / min(runs)
-
-
-def _timed(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def compare_decoding(version):
@@ -198,8 +182,8 @@ def compare_decoding(version):
 
     def our_rate():
         ours.generate(prompt, 2)
-        first, whole = _timed(lambda: ours.generate(prompt, 2)), 0.0
-        whole = _timed(lambda: ours.generate(prompt, 2 + TOKENS))
+        first, whole = seconds(lambda: ours.generate(prompt, 2)), 0.0
+        whole = seconds(lambda: ours.generate(prompt, 2 + TOKENS))
         return TOKENS / (whole - first)
 
     def peer_rate():
@@ -210,7 +194,7 @@ def compare_decoding(version):
             for _ in range(TOKENS):
                 logits, state = peer.forward([int(torch.argmax(logits))], state)
 
-        return TOKENS / _timed(run)
+        return TOKENS / seconds(run)
 
     ours.generate(prompt, 2 + TOKENS)
     peer_rate()

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tiny
-from guides import ROOT, blocks, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import assert_close, build, inputs_for, predict
@@ -354,16 +353,3 @@ def test_arguments_are_checked():
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(ValueError, match="Embedding-Token/embeddings: expected finite weights"):
         quantize(broken)
-
-
-@pytest.mark.further
-@pytest.mark.slow
-def test_the_guide_runs(tmp_path, monkeypatch):
-    if not (ROOT / "docs").is_dir():
-        pytest.skip("no documents beside the tests")
-    code = blocks("docs/quantization.md")
-    assert code and code == blocks("docs/quantization.zh.md")
-    monkeypatch.chdir(tmp_path)
-    build("llama").save_pretrained("Llama")
-    run("docs/quantization.md")
-    assert (tmp_path / "Llama-int8" / "model.safetensors").is_file()

@@ -4,12 +4,7 @@ import argparse
 import sys
 
 from bert4keras3.cli.choices import add_choice_options, choices
-from bert4keras3.cli.common import (
-    add_quantize_option,
-    check_model,
-    keras_start,
-    utf8_text,
-)
+from bert4keras3.cli.common import add_quantize_option, check_model, keras_start, utf8_text
 
 EPILOG = """\
 examples:

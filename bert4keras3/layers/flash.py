@@ -55,21 +55,17 @@ def flash_attention(query, key, value, mask, bias, scale, is_causal, training):
     Source: https://arxiv.org/abs/2205.14135, by `keras.ops.dot_product_attention`
     """
     shape = (1, 1, query.shape[1], key.shape[1])
-    full = None
-    if mask is not None:
-        full = ops.logical_and(mask, ops.ones(shape, dtype="bool"))
-    if bias is not None:
-        bias = ops.cast(bias, query.dtype)
-        # The kernels take one of them.
-        bias = bias + ops.zeros(shape, dtype=query.dtype) if mask is None else bias
-        bias = bias if mask is None else ops.where(full, bias, ops.lowest(query.dtype))
     on_torch = keras.backend.backend() == "torch"
-    reason = (
-        None if on_torch else _jax_obstacle(shape, full is not None or bias is not None, training)
-    )
+    is_masked = mask is not None or bias is not None
+    reason = None if on_torch else _jax_obstacle(shape, is_masked, training)
     if reason is not None:
         say_once(reason)
         return None
+    full = None if mask is None else ops.logical_and(mask, ops.ones(shape, dtype="bool"))
+    if bias is not None:
+        bias = ops.cast(bias, query.dtype) + ops.zeros(shape, dtype=query.dtype)
+        # The kernels take one of them.
+        bias = bias if full is None else ops.where(full, bias, ops.lowest(query.dtype))
     try:
         output = ops.dot_product_attention(
             query,

@@ -122,7 +122,8 @@ class Checkpoints(Quantized):
     def _view_variable(self, source, name):
         """As `load_variable`, but where it can be a view of the mapped file."""
         tensor = self._known_tensors.get(name) or Tensor(name)
-        return tensor.view(source.view(self._find(source, name)), self._select_tokens)
+        stored = source.view(self._find(source, name))
+        return tensor.read(stored, self._select_tokens, as_view=True)
 
     def _select_tokens(self, table):
         """`load_embeddings`, unless the table has the model's own rows already."""
@@ -258,12 +259,13 @@ class Checkpoints(Quantized):
             FileNotFoundError: there is no such file.
             CheckpointError: it is unreadable, or does not fit the model.
         """
-        from bert4keras3.weights.h5 import KerasWeights, load_adapters, variable_paths
+        from bert4keras3.weights.h5 import KerasWeights, load_adapters
 
         path = _existing(path)
         vocabulary = self._vocabulary_variables()
         with KerasWeights(path) as source:
-            self.match_bits(source)
+            groups = source.groups_by_name(self.model) or self.groups_in_files()
+            places = self.places_of_bits(source, groups)
 
             def reader(name, variable):
                 def read():
@@ -274,8 +276,6 @@ class Checkpoints(Quantized):
 
                 return read
 
-            groups = source.groups_by_name(self.model) or self.groups_in_files()
-            places = variable_paths(self.model, groups)
             items = [
                 Item(self.model.get_layer(owner), variable, name, reader(name, variable))
                 for name, (owner, variable) in places.items()

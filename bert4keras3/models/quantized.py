@@ -64,11 +64,14 @@ class Quantized:
             self.quantizer.finish()
             self.quantizer = None
 
-    def match_bits(self, source):
-        """Raise where a `.weights.h5` file is quantised and the model is not, or the reverse."""
+    def places_of_bits(self, source, groups):
+        """The model's `variable_paths`, with as many bits as a `.weights.h5` file has.
+
+        Raises:
+            CheckpointError: the file is quantised and the model is not, or the reverse.
+        """
         from bert4keras3.weights.h5 import variable_paths
 
-        groups = source.groups_by_name(self.model) or self.groups_in_files()
         in_file = {name.removesuffix(BESIDE) for name in source if name.endswith(BESIDE)}
         if in_file and self.quantizer is not None:
             self.quantizer.make_room()
@@ -90,6 +93,7 @@ class Quantized:
                     source.path,
                     group,
                 )
+        return places
 
     def save_quantized(self, folder, max_shard_size="5GB"):
         """Write a folder that `build_transformer_model(folder)` reads, and nobody else.

@@ -99,23 +99,28 @@ def variable_paths(model, groups=None):
 
 def named_variables(model):
     """`{name: (layer name, variable)}` of a Keras model, by names of layers and attributes."""
-    found = {}
-    groups = {layer.name: layer.name for layer in model.layers}
-    for path, owner, layer in _places(model, groups):
-        if not isinstance(layer, LowRank):
-            own = seam.own_variables(layer)
-            found |= {f"{path.removeprefix('layers/')}/{v.name}": (owner, v) for v in own}
-    return found
+    return {
+        f"{name}/{variable.name}": (owner, variable)
+        for name, owner, layer in _named_places(model)
+        if not isinstance(layer, LowRank)
+        for variable in seam.own_variables(layer)
+    }
 
 
 def quantizable_layers(model):
     """`{name: layer}` of what may be quantised, by the names of `named_variables`."""
-    groups = {layer.name: layer.name for layer in model.layers}
     return {
-        path.removeprefix("layers/"): layer
-        for path, _, layer in _places(model, groups)
+        name: layer
+        for name, _, layer in _named_places(model)
         if isinstance(layer, Quantizable) and layer.built
     }
+
+
+def _named_places(model):
+    """`_places` with every layer of the model under its own name."""
+    groups = {layer.name: layer.name for layer in model.layers}
+    for path, owner, layer in _places(model, groups):
+        yield path.removeprefix("layers/"), owner, layer
 
 
 def load_adapters(model, source, groups=None):

@@ -136,20 +136,21 @@ class Tensor(NamedTuple):
     def is_vocabulary(self):
         return ("vocab", "") in self.transforms
 
-    def read(self, value, select=_same):
-        """File form -> weight form; `select` picks the rows of a table of tokens."""
-        for key, argument in self.transforms:
-            value = select(value) if key == "vocab" else TRANSFORMS[key].read(value, argument)
-        return value
+    def read(self, value, select=_same, as_view=False):
+        """File form -> weight form.
 
-    def view(self, value, select=_same):
-        """As `read`, but as a view of the value where there is one."""
+        Args:
+            value: the array.
+            select: picks the rows of a table of tokens.
+            as_view: give a view of the array where there is one.
+        """
         for key, argument in self.transforms:
-            transform = TRANSFORMS.get(key)
             if key == "vocab":
                 value = select(value)
             else:
-                value = (transform.view or transform.read)(value, argument)
+                transform = TRANSFORMS[key]
+                read = as_view and transform.view or transform.read
+                value = read(value, argument)
         return value
 
     def write(self, value):
