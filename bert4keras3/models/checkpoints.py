@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert4keras3.backend import dtype as dtype_of
 from bert4keras3.layers.adapters import is_low_rank
 from bert4keras3.layers.quantized import check_unquantized, float_order
 from bert4keras3.models.config import write_json
@@ -390,7 +391,7 @@ class Checkpoints(Quantized):
             ]
             shape, axis = list(shapes[0]), join_axis(next(iter(parts)))
             shape[axis] = sum(part[axis] for part in shapes)
-            stored = np.dtype(dtype or next(iter(parts.values())).dtype)
+            stored = np.dtype(dtype or dtype_of(next(iter(parts.values()))))
             return name, tuple(shape), stored, lambda: self._joined(parts, dtype)
 
         tensors = [entry(name, parts) for name, parts in self._saved(mapping).items()]
