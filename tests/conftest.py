@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert4keras3._environment import uses_tf_keras
+
 # Commands that are tested leave nothing in the user's cache folder.
 os.environ.setdefault("BERT4KERAS3_COMPILATION_CACHE", "0")
 
+needs_keras3 = pytest.mark.skipif(
+    uses_tf_keras(), reason="the test itself uses what only Keras 3 has: TF_KERAS=1 is set"
+)
 GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
 
 
