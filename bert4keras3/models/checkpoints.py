@@ -363,8 +363,12 @@ class Checkpoints(Quantized):
 
     def save_weights(self, path):
         """Write a Keras `.weights.h5` file, whole or not at all."""
+        from bert4keras3.weights.h5 import name_layers
+
         with atomic_path(path) as temporary:
             self.model.save_weights(str(temporary), overwrite=True)
+            if seam.is_tf_keras:
+                name_layers(temporary, self.model)
 
     def save_pretrained(self, folder, dtype=None, max_shard_size="5GB"):
         """Write a Hugging Face folder, `config.json` and safetensors, as transformers loads it.
