@@ -12,6 +12,8 @@ and of seven characters mix. F1 is that of clauses found with both their ends, i
 held out. `--data`: lines `{"text": ..., "spans": [[start, end, kind], ...]}` that cover the text.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from poems import arguments, build, build_tokenizer, f1, optimizer, samples, training_ids, verses
 
@@ -46,7 +48,7 @@ def cut(texts, tokenizer, model, viterbi):
         places = tokenizer.rematch(text, tokens)
         labels = viterbi.decode(nodes[: len(tokens)])
         starts = [p[0] for p, label in zip(places, labels, strict=True) if p and label in STARTS]
-        yield {(s, e) for s, e in zip(starts, [*starts[1:], len(text)], strict=True)}
+        yield set(pairwise([*starts, len(text)]))
 
 
 def main():

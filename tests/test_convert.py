@@ -6,7 +6,6 @@ python -m pytest tests/test_convert.py        (KERAS_BACKEND says the backend)
 import json
 import os
 
-import keras
 import numpy as np
 import pytest
 from test_cli import fails
@@ -14,6 +13,7 @@ from tiny import ALL, SIZES, assert_close, build, each, inputs_for, predict, ran
 
 from bert4keras3.cli import main
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.weights import open_source
 from bert4keras3.weights.safetensors import write_safetensors
 

@@ -5,7 +5,6 @@ On a GPU, with the kernels themselves: KERAS_BACKEND=jax python benchmarks/flash
 
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -15,6 +14,7 @@ from tiny import draw, inputs_for, numpy, predict, tensor
 from bert4keras3 import ops
 from bert4keras3.layers import MultiHeadAttention, flash
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
 without_kernel = pytest.mark.skipif(on_tensorflow, reason="TensorFlow has no such kernel")

@@ -2,9 +2,9 @@
 
 import itertools
 
-import keras
 import numpy as np
 import pytest
+from conftest import needs_keras3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import assert_close, draw, each, numpy, tensor
@@ -16,6 +16,7 @@ from bert4keras3.layers import (
     GlobalPointer,
     MaximumEntropyMarkovModel,
 )
+from bert4keras3.ops import keras
 from bert4keras3.snippets import ViterbiDecoder, tag_rules
 
 CHAINS = {
@@ -194,6 +195,7 @@ def test_viterbi_golden(golden):
 # ------------------------------------------------------------------- gradients
 
 
+@needs_keras3
 @pytest.mark.parametrize("mask", ["none", "holes", "nothing"])
 @pytest.mark.parametrize("kind", each(CHAINS, quick=("crf",)))
 def test_gradients_against_finite_differences(kind, mask):
