@@ -205,3 +205,20 @@ def test_loss_layer_of_several_outputs_with_metrics(tmp_path):
     assert mse == pytest.approx(np.square(predicted[1]).mean(), rel=1e-4)
     model.save_weights(tmp_path / "m.weights.h5")
     model.load_weights(tmp_path / "m.weights.h5")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others know all shapes")
+def test_classes_whose_number_a_program_does_not_know():
+    """Pairs of tokens are classes of a GlobalPointer; texts are of any length."""
+    import tensorflow as tf
+
+    shapes = [tf.TensorSpec((None, None), "int32"), tf.TensorSpec((None, None))]
+    program = tf.function(
+        functools.partial(sparse_multilabel_categorical_crossentropy, mask_zero=True),
+        input_signature=shapes,
+        autograph=False,
+    )
+    for classes in (5, 7):
+        labels, scores = LABELS.astype("int32"), draw(2, classes)
+        expected = sparse_multilabel_categorical_crossentropy(labels, scores, mask_zero=True)
+        assert_close(numpy(program(labels, scores)), numpy(expected))

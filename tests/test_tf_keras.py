@@ -40,7 +40,7 @@ INVARIANTS = [
         "test_h5_round_trip[gau_unilm]",
     )
 ]
-EXAMPLES = ["task_seq2seq"]
+EXAMPLES = ["basic_masked_language_model"]
 
 
 def run(arguments, **variables):

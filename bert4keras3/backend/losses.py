@@ -60,8 +60,9 @@ def sparse_multilabel_categorical_crossentropy(y_true, y_pred, mask_zero=False, 
     low = ops.lowest(dtype(y_pred))
     counted = None if mask is None else ops.cast(mask, "bool")[..., None]
     name = "sparse_multilabel_categorical_crossentropy"
-    fine = check_labels(y_true, y_pred.shape[-1], name, counted)
-    y_true = ops.where(ops.logical_and(y_true >= 0, y_true < y_pred.shape[-1]), y_true, 0)
+    classes = ops.shape(y_pred)[-1]  # TensorFlow may not know it before
+    fine = check_labels(y_true, classes, name, counted)
+    y_true = ops.where(ops.logical_and(y_true >= 0, y_true < classes), y_true, 0)
     scores = ops.maximum(y_pred, low)
     positive = ops.take_along_axis(scores, y_true, axis=-1)
     keep = positive > low
