@@ -67,7 +67,7 @@ def recognize(texts, tokenizer, tagger, labels):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__)
     train, test = samples(args, catalogue)
     kinds = sorted({kind for sample in train for _, _, kind in sample.spans})
     labels = ["O", *(f"{place}-{kind}" for kind in kinds for place in "BI")]

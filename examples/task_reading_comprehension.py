@@ -80,7 +80,7 @@ def answers(rows, tokenizer, model):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__)
     train, test = samples(args, questions, Question)
     tokenizer = build_tokenizer(args, [row.question + row.text for row in train])
     transformer = build(args, tokenizer, head="question_answering")

@@ -96,7 +96,7 @@ def extract(texts, tokenizer, model, predicates):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__)
     train, test = samples(args, catalogue)
     predicates = sorted({predicate for sample in train for _, predicate, _ in sample.triples})
     tokenizer = build_tokenizer(args, [sample.text for sample in train])
