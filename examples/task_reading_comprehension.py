@@ -8,7 +8,9 @@
     静夜思的作者是谁 / 床前明月光疑是地上霜出自李白的静夜思王维作鹿柴云空山不见人但闻人语响 -> 李白
 
 Every text is about two poems, so that who knows a poet's name when he sees one is right every other
-time. The answers counted are those without a wrong character, about poems that were held out.
+time. The answers counted are those without a wrong character, about poems that were held out. A new
+model would learn by heart who wrote what; so in each training text some characters become others,
+the same in the question and in the text, and it has to read.
 `--data`: lines `{"text": ..., "question": ..., "answer": [start, end]}`, with text[start:end].
 """
 
@@ -16,6 +18,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from common import SPECIAL_TOKENS
 from poems import arguments, build, build_tokenizer, catalogue, optimizer, samples
 
 from bert4keras3.backend import keras
@@ -50,6 +53,17 @@ def encode(row, tokenizer):
     question = len(tokenizer.tokenize(row.question))
     places = tokenizer.rematch(row.text, tokenizer.tokenize(row.text))[1:]
     return ids, segments, ([[]] * question + places)[: len(ids)]
+
+
+def disguised(rows, size, rng):
+    """Ids of texts in which other characters stand for some: one for each, wherever it stands."""
+    first = len(SPECIAL_TOKENS)
+    for row in rows:
+        table = np.arange(size)
+        changed = np.flatnonzero(rng.random(size) < rng.random())
+        changed = changed[changed >= first]
+        table[changed] = rng.integers(first, size, len(changed))
+        yield table[row]
 
 
 def target(row, places):
@@ -89,6 +103,9 @@ def main():
     model.compile(optimizer(args, len(train), BATCH_SIZE), loss)
     ids, segments, places = zip(*(encode(row, tokenizer) for row in train), strict=True)
     targets = np.array([target(*pair) for pair in zip(train, places, strict=True)])
+    if args.config is None:
+        rng = np.random.default_rng(args.seed)
+        ids = list(disguised(ids, tokenizer._vocab_size, rng))
     inputs = [sequence_padding(x, MAXLEN) for x in (ids, segments)]
     model.fit(inputs, targets, BATCH_SIZE, args.epochs, verbose=2)
 
@@ -96,7 +113,8 @@ def main():
     right = sum(ours == r.text[slice(*r.answer)] for ours, r in zip(found, test, strict=True))
     for row, answer in islice(zip(test, found, strict=True), 3):
         print(f"{row.text}\n    {row.question}？ {answer}。")
-    print(f"{right} of {len(test)} questions answered ({right / len(test):.1%})")
+    print(f"{right} of {len(test)} questions answered ({right / len(test):.1%});")
+    print("half of them would be right with a part of the right kind, but of either poem")
 
 
 if __name__ == "__main__":
