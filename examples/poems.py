@@ -29,15 +29,16 @@ SIZES = {
     "dropout_rate": 0.1,
 }
 TINY = {**SIZES, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24}
-# The running text: nothing but the words says where title, poet and first line end.
+# The running text, without punctuation: often the words alone say where a title or line ends.
 TEMPLATES = (
-    "{title}{poet}{line}",
     "{poet}{title}{line}",
-    "{line}{title}{poet}",
     "{poet}作{title}云{line}",
+    "{poet}在{title}里写道{line}",
     "{line}出自{poet}的{title}",
+    "{line}是{poet}{title}的首句",
     "{title}是{poet}的诗首句为{line}",
 )
+LONGEST_TITLE = 10  # as all texts are padded to the longest one
 
 
 class Poem(NamedTuple):
@@ -84,6 +85,7 @@ def split(poems, share=5):
 
 def catalogue(poems, count, rng):
     """Texts of two entries each, with spans TITLE, POET and LINE, and triples."""
+    poems = [poem for poem in poems if len(poem.title) <= LONGEST_TITLE]
     for _ in range(count):
         text, spans, triples = "", [], []
         for i in rng.choice(len(poems), 2, replace=False):
