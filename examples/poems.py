@@ -113,12 +113,13 @@ def verses(poems, count, rng):
         )
 
 
-def arguments(doc, epochs=4, count=6000, data=True, **more):
+def arguments(doc, epochs=4, count=6000, rate=2e-3, data=True, **more):
     """The command line of an example, parsed; `--smoke` makes everything small.
 
     Args:
         doc: what `--help` says.
         epochs, count: defaults; a count of None where no texts are made.
+        rate: the learning rate of a new model.
         data: whether labelled texts can take the place of those made of poems.
         **more: further arguments, name: options of `add_argument`.
     """
@@ -133,7 +134,7 @@ def arguments(doc, epochs=4, count=6000, data=True, **more):
     add("--checkpoint", metavar="FILE", help="its weights; by default a small new model is trained")
     add("--vocab", metavar="FILE", help="its vocab.txt")
     add("--model", help="its family; by default what the configuration says")
-    add("--rate", type=float, help="learning rate; 1e-3 for a new model, 2e-5 for a given one")
+    add("--rate", type=float, help=f"learning rate; {rate} for a new model, 2e-5 for a given one")
     add("--epochs", type=int, default=epochs, help="default: %(default)s")
     if count:
         add("--count", type=int, default=count, help="texts made to train on; default: %(default)s")
@@ -142,7 +143,7 @@ def arguments(doc, epochs=4, count=6000, data=True, **more):
     for name, options in more.items():
         add(f"--{name}", **options)
     args = parser.parse_args()
-    args.rate = args.rate or (2e-5 if args.config else 1e-3)
+    args.rate = args.rate or (2e-5 if args.config else rate)
     if args.smoke:
         args.epochs, args.count = 1, 16
     keras.utils.set_random_seed(args.seed)

@@ -29,7 +29,7 @@ from bert4keras3.backend import keras
 from bert4keras3.layers import ConditionalRandomField
 from bert4keras3.snippets import sequence_padding, tag_rules
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 

@@ -25,7 +25,7 @@ from bert4keras3 import layers
 from bert4keras3.backend import keras, multilabel_categorical_crossentropy
 from bert4keras3.snippets import sequence_padding
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 

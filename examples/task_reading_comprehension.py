@@ -34,7 +34,7 @@ from bert4keras3.backend import keras
 from bert4keras3.snippets import sequence_padding
 
 QUESTIONS = {"POET": "{TITLE}的作者是谁", "LINE": "{TITLE}怎样开头", "TITLE": "哪首诗开头是{LINE}"}
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 128
 
 

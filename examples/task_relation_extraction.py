@@ -33,7 +33,7 @@ from bert4keras3.backend import keras, sparse_multilabel_categorical_crossentrop
 from bert4keras3.layers import EfficientGlobalPointer
 from bert4keras3.snippets import sequence_padding
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 

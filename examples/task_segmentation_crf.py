@@ -56,7 +56,7 @@ def cut(texts, tokenizer, model, viterbi):
 
 
 def main():
-    args = arguments(__doc__, epochs=3, count=8000)
+    args = arguments(__doc__, epochs=3, count=8000, rate=1e-3)
     train, test = samples(args, verses)
     tokenizer = build_tokenizer(args, [sample.text for sample in train])
     transformer = build(args, tokenizer)
