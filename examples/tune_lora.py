@@ -60,7 +60,7 @@ def main(arguments=None):
     rate = keras.optimizers.schedules.CosineDecay(5e-3, epochs * -(-len(inputs) // 16))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, weighted_metrics=[])
-    history = model.fit(inputs, targets, 16, epochs, sample_weight=weights, verbose=0).history
+    history = model.fit(inputs, targets, 16, epochs, sample_weight=weights, verbose=2).history
     print(f"loss: {history['loss'][0]:.3f} -> {history['loss'][-1]:.3f}")
     save_lora(model, arguments.output)
     prompts = [tokenizer.encode(prompt)[0] for prompt, _ in pairs]
