@@ -44,7 +44,7 @@ def main(arguments=None):
     parser.add_argument("--model", type=Path, default=DATA / "poet")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("adapter"))
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args(arguments)
     keras.utils.set_random_seed(arguments.seed)
     tokenizer = load_tokenizer(arguments.model)
