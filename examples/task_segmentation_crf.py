@@ -51,7 +51,8 @@ def cut(texts, tokenizer, model, viterbi):
         places = tokenizer.rematch(text, tokens)
         labels = viterbi.decode(nodes[: len(tokens)])
         begins = np.isin(labels, (BEGIN, SINGLE))
-        starts = [place[0] for place, begin in zip(places, begins, strict=True) if place and begin]
+        pairs = zip(places, begins, strict=True)
+        starts = sorted({0, *(place[0] for place, begin in pairs if place and begin)})
         yield {(s, e) for s, e in zip(starts, [*starts[1:], len(text)], strict=True)}
 
 
