@@ -69,7 +69,7 @@ def recognize(texts, tokenizer, model, kinds):
 
 def main():
     layer = {"help": "default: %(default)s", "choices": ["EfficientGlobalPointer", "GlobalPointer"]}
-    args = arguments(__doc__, layer={"default": "EfficientGlobalPointer", **layer})
+    args = arguments(__doc__, rate=3e-3, layer={"default": "EfficientGlobalPointer", **layer})
     train, test = samples(args, catalogue)
     kinds = sorted({kind for sample in train for _, _, kind in sample.spans})
     tokenizer = build_tokenizer(args, [sample.text for sample in train])

@@ -34,7 +34,7 @@ from bert4keras3.backend import keras
 from bert4keras3.snippets import sequence_padding
 
 QUESTIONS = {"POET": "{TITLE}的作者是谁", "LINE": "{TITLE}怎样开头", "TITLE": "哪首诗开头是{LINE}"}
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 MAXLEN = 128
 
 
@@ -94,7 +94,7 @@ def answers(rows, tokenizer, model, told):
 
 
 def main():
-    args = arguments(__doc__)
+    args = arguments(__doc__, rate=1e-3)
     train, test = samples(args, questions, Question)
     tokenizer = build_tokenizer(args, [row.question + row.text for row in train])
     told = args.config is None

@@ -96,7 +96,7 @@ def extract(texts, tokenizer, model, predicates):
 
 
 def main():
-    args = arguments(__doc__)
+    args = arguments(__doc__, count=8000, rate=3e-3)
     train, test = samples(args, catalogue)
     predicates = sorted({predicate for sample in train for _, predicate, _ in sample.triples})
     tokenizer = build_tokenizer(args, [sample.text for sample in train])
