@@ -44,6 +44,7 @@ bench: .venv-test/ready
 	.venv-test/bin/python benchmarks/recurrent.py
 	.venv-test/bin/python benchmarks/lora.py
 	.venv-test/bin/python benchmarks/remat.py
+	.venv-test/bin/python benchmarks/quantized.py
 	.venv-test/bin/python benchmarks/distribution.py
 	.venv-test/$(PIP) --no-deps pytorch-crf
 	.venv-test/bin/python benchmarks/labelling.py

@@ -157,6 +157,8 @@ def compare_kernels():
             operator = RWKVKernelOperator(size)
 
             def run(operator=operator, inputs=inputs):
+                for x in inputs:
+                    x.grad = None
                 y, state = operator(*inputs, with_state=True)
                 y.float().square().sum().backward()
                 wait()
@@ -164,8 +166,6 @@ def compare_kernels():
 
             y, state = run()
             gradients = [x.grad.float().cpu() for x in inputs]
-            for x in inputs:
-                x.grad = None
             results.append([y.detach().float().cpu(), state.detach().float().cpu(), *gradients])
             times.append(median_time(run))
         differences = [

@@ -69,6 +69,7 @@ def _module(name, **names):
 keras = _Names(
     "keras",
     tf_keras,
+    DTypePolicy=tf_keras.mixed_precision.Policy,
     KerasTensor=KerasTensor,
     Layer=tf_keras.layers.Layer,
     RematScope=lambda *args, **kwargs: only_keras3("remat (RECOMPUTE)"),

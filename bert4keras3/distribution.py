@@ -135,7 +135,11 @@ def memory_per_device(model):
 
     Args:
         model: a Keras model or a transformer.
+
+    Raises:
+        ValueError: another backend than JAX.
     """
+    _check_backend()
     found = {}
     for variable in _keras_model(model).variables:
         for shard in variable.value.addressable_shards:

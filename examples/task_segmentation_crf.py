@@ -14,6 +14,8 @@ that were held out. `--data`: lines `{"text": ..., "spans": [[start, end, kind],
 the text.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from poems import arguments, build, build_tokenizer, f1, optimizer, samples, training_ids, verses
 
@@ -53,7 +55,7 @@ def cut(texts, tokenizer, model, viterbi):
         begins = np.isin(labels, (BEGIN, SINGLE))
         pairs = zip(places, begins, strict=True)
         starts = sorted({0, *(place[0] for place, begin in pairs if place and begin)})
-        yield {(s, e) for s, e in zip(starts, [*starts[1:], len(text)], strict=True)}
+        yield set(pairwise([*starts, len(text)]))
 
 
 def main():

@@ -73,12 +73,16 @@ def write(transformer, prompts, characters, states):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, default=DATA / "tang_song_poems.txt")
-    parser.add_argument("--poet", default="李白")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--tuning-epochs", type=int, default=40)
-    parser.add_argument("--smoke", action="store_true", help="as little as will run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    texts = DATA / "tang_song_poems.txt"
+    add("--texts", type=Path, default=texts, help="poems; by default those of the package")
+    add("--poet", default="李白", help="whose poems the state learns; default: %(default)s")
+    add("--epochs", type=int, default=12, help="of the model; default: %(default)s")
+    add("--tuning-epochs", type=int, default=40, help="of the state; default: %(default)s")
+    add("--smoke", action="store_true", help="as little as will run")
     arguments = parser.parse_args(arguments)
     keras.utils.set_random_seed(1)
     others, own = split_poems(arguments.texts, arguments.poet)

@@ -1,13 +1,14 @@
 """Training with perturbed embeddings.  KERAS_BACKEND=jax pytest tests/test_adversarial.py"""
 
-import keras
 import numpy as np
 import pytest
 import torch
+from conftest import needs_keras3
 from tiny import assert_close, build, draw, inputs_for, numpy, tensor
 
 from bert4keras3 import ops
 from bert4keras3.layers import Embedding, Loss
+from bert4keras3.ops import keras
 from bert4keras3.training import (
     adversarial_training,
     gradient_penalty,
@@ -15,6 +16,7 @@ from bert4keras3.training import (
     virtual_adversarial_training,
 )
 
+pytestmark = needs_keras3
 TOKENS = np.array([[3, 5, 0, 0], [2, 2, 7, 0], [6, 1, 4, 4]], "int32")
 SEGMENTS = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]], "int32")
 LABELS = np.array([1, 0, 2])

@@ -162,6 +162,21 @@ def test_relative_positions(query_head):
     assert_close(numpy(layer(inputs, p_bias="t5_relative")), expected)
 
 
+@pytest.mark.parametrize("n, m", [(3, 6), (6, 3), (1, 4), (4, 1)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        RelativePositionEmbedding(9, 4, "normal"),
+        RelativePositionEmbeddingT5(8, 2, 20, True, "normal"),
+    ],
+)
+def test_relative_positions_of_all_pairs(layer, n, m):
+    vectors = numpy(layer([tensor(draw(1, n, 2)), tensor(draw(1, m, 2))]))
+    distance = (np.arange(m) - np.arange(n)[:, None]).astype("int32")
+    rows = numpy(layer.rows_of(distance))
+    np.testing.assert_array_equal(vectors, numpy(layer.embeddings)[rows])
+
+
 def test_einsum_dense_equals_dense():
     inputs = [tensor(draw(2, 5, 8))] * 3
     sizes = {"heads": 2, "head_size": 4, "out_dim": 8, "query_head": 4}

@@ -5,12 +5,12 @@ import json
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from tiny import build
 
 from bert4keras3.generation import autoregressive
+from bert4keras3.ops import keras
 from bert4keras3.snippets import AutoRegressiveDecoder
 
 once = pytest.mark.once

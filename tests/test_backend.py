@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from tiny import assert_close, draw, numpy, tensor
 
 from bert4keras3 import backend, ops
+from bert4keras3.ops import keras
 
 
 def test_losses_golden(golden):

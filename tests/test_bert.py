@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from tiny import SIZES, assert_close, build, inputs_for, predict, randomize
@@ -16,6 +15,7 @@ from bert4keras3.models import (
     extend_with_language_model,
     extend_with_unified_language_model,
 )
+from bert4keras3.ops import keras
 
 
 def make(**kwargs):

@@ -279,8 +279,7 @@ def test_h5_of_another_keras_era(files, tmp_path):
 
 def test_keras_model_on_top_saves_and_loads(files, tmp_path):
     """Users put their own heads on a model; Keras writes, we can read the same paths."""
-    import keras
-
+    from bert4keras3.ops import keras
     from bert4keras3.weights.h5 import variable_paths
 
     transformer, _, _ = files

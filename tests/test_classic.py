@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from tiny import SIZES, assert_close, build, inputs_for, predict
@@ -14,6 +13,7 @@ from bert4keras3 import models
 from bert4keras3.backend import DepthScaled
 from bert4keras3.models import build_transformer_model
 from bert4keras3.models.registry import FAMILIES
+from bert4keras3.ops import keras
 from bert4keras3.weights import CheckpointError
 
 CAUSAL = ("gpt", "gpt2", "gpt2_ml", "llama", "gemma")

@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tokenizers
@@ -25,6 +24,7 @@ from bert4keras3.cli.lines import read_lines
 from bert4keras3.data import POET
 from bert4keras3.embedding import SentenceEmbedder
 from bert4keras3.generation import TextGenerator
+from bert4keras3.ops import keras
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *"你好世界"]

@@ -6,14 +6,14 @@ python -m pytest tests/test_convert.py        (KERAS_BACKEND says the backend)
 import json
 import os
 
-import keras
 import numpy as np
 import pytest
 from test_cli import fails
-from tiny import ALL, SIZES, assert_close, build, inputs_for, predict, randomize
+from tiny import ALL, SIZES, assert_close, build, each, inputs_for, predict, randomize
 
 from bert4keras3.cli import main
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.weights import open_source
 from bert4keras3.weights.safetensors import write_safetensors
 
@@ -86,9 +86,7 @@ def bert(tmp_path_factory):
 # ----------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if c == "bert" else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize("case", each(CASES, quick=("bert",)))
 def test_every_form_becomes_every_other(case, tmp_path, capsys):
     name, options = CASES[case]
     transformer = build(name, **options)
@@ -112,7 +110,7 @@ def test_every_form_becomes_every_other(case, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["bert_heads", "gpt2", "llama"])
+@pytest.mark.parametrize("name", each(("bert_heads", "gpt2", "llama"), quick=("llama",)))
 def test_what_is_stored_stays_as_it_is(name, dtype, tmp_path):
     build(name).save_pretrained(tmp_path / "0", dtype=dtype)
     for number, forms in enumerate(zip(CHAIN, CHAIN[1:], strict=False)):
@@ -179,7 +177,11 @@ def test_pytorch_and_single_files(bert, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["bert_lm", "bert_unilm", "nezha_unilm", "roformer_v2", "gau_lm", "gemma2"]
+    "name",
+    each(
+        ("bert_lm", "bert_unilm", "nezha_unilm", "roformer_v2", "gau_lm", "gemma2"),
+        quick=("bert_unilm",),
+    ),
 )
 def test_applications_and_families_without_a_hugging_face_form(name, tmp_path):
     transformer = build(name)

@@ -3,13 +3,13 @@
 import inspect
 import json
 
-import keras
 import numpy as np
 import pytest
 from tiny import SIZES, build, predict, randomize
 
 from bert4keras3 import backend, layers, models, ops, snippets, tokenizers
 from bert4keras3.backend import K
+from bert4keras3.ops import keras
 
 SIGNATURES = {
     tokenizers.Tokenizer: "token_dict do_lower_case word_maxlen",

@@ -9,7 +9,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = sorted(
     path
-    for name in ("basic_*.py", "task_*.py", "pretrain.py", "tune_lora.py")
+    for name in ("basic_*.py", "task_*.py", "pretrain.py", "train_poet.py", "tune_*.py")
     for path in EXAMPLES.glob(name)
 )
 

@@ -2,10 +2,11 @@
 
 import os
 
-import keras
 import numpy as np
 import pytest
+from conftest import needs_keras3
 
+from bert4keras3.ops import keras
 from bert4keras3.snippets import BatchLoader, DataGenerator, WorkerError, sequence_padding
 
 # The first two batches are of one length, which TensorFlow would take for that of all.
@@ -58,6 +59,7 @@ def test_every_batch_is_trained_on_once():
     assert history["total"] == [sum(n * n for n in LENGTHS)] * 2
 
 
+@needs_keras3
 def test_fortest_feeds_predict():
     model = two_inputs()
     generator = Texts(LENGTHS, batch_size=2)

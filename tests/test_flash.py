@@ -5,7 +5,6 @@ On a GPU, with the kernels themselves: KERAS_BACKEND=jax python benchmarks/flash
 
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -15,6 +14,7 @@ from tiny import draw, inputs_for, numpy, predict, tensor
 from bert4keras3 import ops
 from bert4keras3.layers import MultiHeadAttention, flash
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
 without_kernel = pytest.mark.skipif(on_tensorflow, reason="TensorFlow has no such kernel")
@@ -77,7 +77,7 @@ def test_same_logits(name, calls):
 
 
 @without_kernel
-@pytest.mark.parametrize("name", ["bert_unilm", "llama", "t5"])
+@pytest.mark.parametrize("name", tiny.each(("bert_unilm", "llama", "t5"), quick=("t5",)))
 def test_same_gradients(name, calls):
     models, arrays = pair(name)
     inputs, found = [tensor(x) for x in arrays], []
@@ -151,7 +151,7 @@ def test_causal_masks_are_not_read_without_padding(calls):
 
 
 @without_kernel
-@pytest.mark.parametrize("name", OBSTACLES)
+@pytest.mark.parametrize("name", tiny.each(OBSTACLES, quick=("nezha", "gemma2")))
 def test_what_no_kernel_can_is_computed_the_usual_way(name, calls):
     options = {"residual_attention_scores": True} if name == "bert_residual" else {}
     family = name.removesuffix("_residual")

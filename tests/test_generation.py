@@ -3,7 +3,6 @@
 import inspect
 import itertools
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -15,6 +14,7 @@ from bert4keras3.generation import GenerationError, Greedy, Sampler
 from bert4keras3.generation.random import row_seeds, uniform
 from bert4keras3.layers import Lambda
 from bert4keras3.models import BERT, LM_Mask, build_transformer_model
+from bert4keras3.ops import keras
 
 LENGTH = 16
 ROWS = [[7, 9, 8, 30], [5], [44, 9, 12, 13, 14, 15], [9, 9]]

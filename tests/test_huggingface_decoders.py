@@ -2,13 +2,13 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 from tiny import assert_close, build, each, predict
 
 from bert4keras3 import backend
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.weights import CheckpointError
 
 torch = pytest.importorskip("torch")

@@ -2,12 +2,12 @@
 
 import itertools
 
-import keras
 import numpy as np
 import pytest
+from conftest import needs_keras3
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import assert_close, draw, numpy, tensor
+from tiny import assert_close, draw, each, numpy, tensor
 
 from bert4keras3 import ops
 from bert4keras3.layers import (
@@ -16,6 +16,7 @@ from bert4keras3.layers import (
     GlobalPointer,
     MaximumEntropyMarkovModel,
 )
+from bert4keras3.ops import keras
 from bert4keras3.snippets import ViterbiDecoder, tag_rules
 
 CHAINS = {
@@ -194,8 +195,9 @@ def test_viterbi_golden(golden):
 # ------------------------------------------------------------------- gradients
 
 
+@needs_keras3
 @pytest.mark.parametrize("mask", ["none", "holes", "nothing"])
-@pytest.mark.parametrize("kind", CHAINS)
+@pytest.mark.parametrize("kind", each(CHAINS, quick=("crf",)))
 def test_gradients_against_finite_differences(kind, mask):
     layer = make(kind, seed=3)
     x, y = draw(2, 4, 3, seed=6), np.array([[0, 2, 1, 1], [2, 0, 0, 1]])
@@ -252,7 +254,7 @@ def gradients(function, arrays):
 # ---------------------------------------------------------------- training, files
 
 
-@pytest.mark.parametrize("kind", CHAINS)
+@pytest.mark.parametrize("kind", each(CHAINS, quick=("crf",)))
 def test_training_and_files(kind, tmp_path):
     """Labels that follow from the tokens are learnt; transitions survive both kinds of files."""
     tokens = keras.Input((None,), dtype="int32")

@@ -2,9 +2,9 @@
 
 import itertools
 
-import keras
 import numpy as np
 import pytest
+from conftest import needs_keras3
 from tiny import assert_close, draw, numpy, tensor
 
 from bert4keras3 import backend, ops
@@ -40,6 +40,7 @@ from bert4keras3.layers import (
     SegmentMask,
     SinusoidalPositionEmbedding,
 )
+from bert4keras3.ops import keras
 
 
 def randomize(layer):
@@ -151,6 +152,7 @@ def inputs_of(shapes):
     return tensor(draw(*shapes))
 
 
+@needs_keras3
 @pytest.mark.parametrize("name", CASES)
 def test_symbolic_shape_equals_real_shape(name):
     make, shapes, arguments = CASES[name]

@@ -2,13 +2,13 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tiny
 from tiny import assert_close, build, each, inputs_for, predict
 
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.training import (
     active_lora,
     enable_lora,

@@ -1,12 +1,12 @@
 """Adapters from and to the library PEFT.  KERAS_BACKEND=torch pytest tests/test_lora_peft.py"""
 
-import keras
 import numpy as np
 import pytest
 from test_lora import disturb, everywhere
 from tiny import assert_close, predict
 
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.training import enable_lora, load_lora, lora_targets, merge_lora, save_lora
 from bert4keras3.weights import CheckpointError
 

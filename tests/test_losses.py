@@ -2,7 +2,6 @@
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 from test_labelling import gradients
@@ -10,6 +9,7 @@ from tiny import assert_close, draw, numpy, tensor
 
 from bert4keras3 import backend, ops
 from bert4keras3.layers import Loss
+from bert4keras3.ops import keras
 from bert4keras3.training.losses import (
     cosent_loss,
     masked_mean,

@@ -2,7 +2,6 @@
 
 import contextlib
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -22,6 +21,7 @@ from bert4keras3.layers import (
     MaximumEntropyMarkovModel,
 )
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.training import enable_lora
 from bert4keras3.training.losses import cosent_loss, pair_similarities, rdrop_crossentropy
 

@@ -1,11 +1,12 @@
 """Optimizers for fine-tuning.  KERAS_BACKEND=jax pytest tests/test_optimizers.py"""
 
-import keras
 import numpy as np
 import pytest
+from conftest import needs_keras3
 from tiny import assert_close, build, draw, numpy, tensor
 
 from bert4keras3.layers import LayerNormalization
+from bert4keras3.ops import keras
 from bert4keras3.training import AdamW, ByLayer, PiecewiseLinear, layerwise_decay
 
 RATE, DECAY = 0.01, 0.5
@@ -30,6 +31,7 @@ def fitted(model, optimizer, epochs=4, batch_size=8, compiled=False):
     return {w.path: numpy(w.value) for w in model.weights}
 
 
+@needs_keras3
 def test_multipliers_and_decay_are_those_of_adamw():
     """Each group of weights is what Keras' own AdamW makes of it, if the rest stands still.
 
@@ -51,6 +53,7 @@ def test_multipliers_and_decay_are_those_of_adamw():
         np.testing.assert_array_equal(after[name], before[name])
 
 
+@needs_keras3
 def test_without_options_it_is_adamw():
     expected = fitted(network(), keras.optimizers.AdamW(RATE, DECAY))
     for name, found in fitted(network(), AdamW(RATE, DECAY, decayed="all")).items():
@@ -143,7 +146,7 @@ def test_initializer_of_the_model_in_a_head():
     bert = build("bert")
     heads = [keras.layers.Dense(200, kernel_initializer=bert.initializer) for _ in "ab"]
     model = keras.Model(bert.inputs, [head(bert.output) for head in heads])
-    first, second = (numpy(head.kernel.value) for head in heads)
+    first, second = (numpy(head.kernel) for head in heads)
     assert first.std() == pytest.approx(0.0176, rel=0.1)
     assert np.abs(first - second).max() > 0.01
     copy = keras.Model.from_config(model.get_config())

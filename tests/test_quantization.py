@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -15,6 +14,7 @@ from bert4keras3.generation import TextGenerator
 from bert4keras3.generation.sources import takes_contexts
 from bert4keras3.layers import Dense, EinsumDense, Embedding
 from bert4keras3.models import build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.quantization import Quantization, quantization_of, quantize
 from bert4keras3.training import enable_lora, load_lora, lora_targets, merge_lora, save_lora
 from bert4keras3.weights import CheckpointError

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
 import sentencepiece
@@ -19,6 +18,7 @@ from bert4keras3.cli import main
 from bert4keras3.generation import AutoRegressiveDecoder, Conversation, TextGenerator
 from bert4keras3.layers import Lambda
 from bert4keras3.models import T5, T5_Decoder, T5_Encoder, build_transformer_model
+from bert4keras3.ops import keras
 from bert4keras3.tokenizers import SpTokenizer
 from bert4keras3.weights import CheckpointError
 from bert4keras3.weights.h5 import numbered_groups

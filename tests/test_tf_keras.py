@@ -34,8 +34,8 @@ GOLDEN_CASES = [
 INVARIANTS = [
     f"tests/test_invariants.py::{name}"
     for name in (
-        "test_one_fit_lowers_the_loss[t5]",
-        "test_keras_file_round_trip[bert_heads]",
+        "test_one_fit_lowers_the_loss[llama]",
+        "test_keras_file_round_trip[t5]",
         "test_padded_rows_equal_the_rows_alone[deberta]",
         "test_h5_round_trip[gau_unilm]",
     )
@@ -55,6 +55,7 @@ def run(arguments, **variables):
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    assert "skipped" not in ended.stdout.splitlines()[-1]  # nothing of it needs Keras 3
 
 
 @needs_tf_keras

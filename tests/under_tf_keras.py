@@ -12,6 +12,8 @@ from tiny import SIZES, assert_close, build, inputs_for, predict
 
 from bert4keras3 import backend, ops, training
 from bert4keras3.backend import K, keras
+from bert4keras3.cli import main
+from bert4keras3.distribution import memory_per_device, model_parallel
 from bert4keras3.layers import ConditionalRandomField as CRF
 from bert4keras3.layers import Dropout, Lambda, Layer, Loss
 from bert4keras3.models import build_transformer_model
@@ -144,20 +146,38 @@ def test_generation_of_texts_of_any_length():
     assert len(transformer.generate(prompts[0], 5, num_beams=2)) == 5
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda: training.enable_lora(build("bert")),
+def test_what_needs_keras_3_says_so(tmp_path, monkeypatch):
+    bert = build("bert")
+    for use in (
+        lambda: training.enable_lora(bert),
+        lambda: training.load_lora(bert, tmp_path),
         lambda: build("bert", remat=True),
-        lambda: training.adversarial_training(build("bert").model),
+        lambda: build("bert", quantization="int8"),
+        lambda: bert.layers["Embedding-Token"].quantize("int8"),
+        lambda: training.adversarial_training(bert.model),
         lambda: training.AdamW(1e-3),
-        lambda: build("bert").layers["Embedding-Token"].quantize("int8"),
-    ],
-    ids=["lora", "remat", "adversarial", "optimizer", "quantize"],
-)
-def test_what_needs_keras_3_says_so(use):
-    with pytest.raises(NotImplementedError, match="needs Keras 3, and TF_KERAS=1"):
-        use()
+    ):
+        with pytest.raises(NotImplementedError, match="needs Keras 3, and TF_KERAS=1"):
+            use()
+    monkeypatch.setenv("ENABLE_LORA", "1")
+    with pytest.raises(NotImplementedError, match="LoRA .* needs Keras 3"):
+        build("bert")
+
+
+def test_what_tensorflow_has_not_says_so():
+    with pytest.raises(ValueError, match="flash attention"):
+        build("bert", flash_attention=True)
+    for use in (model_parallel, lambda: memory_per_device(None)):
+        with pytest.raises(ValueError, match="works on JAX only"):
+            use()
+
+
+def test_folders_of_transformers(tmp_path):
+    bert = build("bert")
+    bert.save_pretrained(tmp_path / "written")
+    assert main(["convert", str(tmp_path / "written"), str(tmp_path / "copy")]) == 0
+    copy, arrays = build_transformer_model(tmp_path / "copy"), inputs_for(bert)
+    assert_close(predict(copy, arrays)[0], predict(bert.model, arrays)[0])
 
 
 def test_dtypes():

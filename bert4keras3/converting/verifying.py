@@ -3,6 +3,7 @@
 import numpy as np
 
 from bert4keras3.converting.forms import H5, HF
+from bert4keras3.ops import seam
 from bert4keras3.weights import CheckpointError, open_source
 from bert4keras3.weights.h5 import KerasWeights, variable_paths
 
@@ -24,7 +25,8 @@ def verify(transformer, target, progress):
     compare = _compare_h5 if target.form == H5 else _compare_tensors
     with progress.stage("verifying"):
         compared = compare(transformer, target, progress)
-    missing = [v.path for v in transformer.model.trainable_variables if id(v) not in compared]
+    unseen = [v for v in transformer.model.trainable_variables if id(v) not in compared]
+    missing = [seam.variable_path(variable) for variable in unseen]
     if missing:
         raise CheckpointError(f"written without the weights {missing}", target.path)
     return len(compared)

@@ -278,15 +278,26 @@ class RelativePositionEmbedding(Layer):
         self.built = True
 
     def call(self, inputs, positions=None, slots=None):
-        queries, keys = inputs
         if positions is None:
-            query = ops.arange(ops.shape(queries)[1], dtype="int32")
-            key = ops.arange(ops.shape(keys)[1], dtype="int32")
-        else:
-            query = ops.cast(positions, "int32")
-            key = ops.arange(slots, dtype="int32")
-        rows = ops.take(self.embeddings, self.rows_of(key - query[..., None]), axis=0)
+            return self._of_all_pairs(*(ops.shape(x)[1] for x in inputs))
+        slots = ops.arange(slots, dtype="int32")
+        return self._vectors(slots - ops.cast(positions, "int32")[..., None])
+
+    def _vectors(self, distance):
+        rows = ops.take(self.embeddings, self.rows_of(distance), axis=0)
         return ops.cast(rows, self.compute_dtype)
+
+    def _of_all_pairs(self, n, m):
+        """`(n, m, output_dim)`: every row is the vectors of all distances, one further to the left.
+
+        So each distance is looked up once. Of a lookup of all pairs JAX on a GPU would add the
+        gradients of a table's row one after another, n * m of them for a few rows.
+        """
+        vectors = self._vectors(ops.arange(1 - n, m + 1, dtype="int32"))
+        width = n + m - 1  # one less than there are: rows of it start one vector earlier each
+        repeated = ops.broadcast_to(vectors, (n, width + 1, self.output_dim))
+        repeated = ops.reshape(repeated, (n * (width + 1), self.output_dim))[: n * width]
+        return ops.reshape(repeated, (n, width, self.output_dim))[:, n - 1 :]
 
     def rows_of(self, distance):
         """The table row of a signed distance (key position - query position)."""

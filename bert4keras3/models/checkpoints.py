@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert4keras3.backend import dtype as dtype_of
 from bert4keras3.layers.adapters import is_low_rank
 from bert4keras3.layers.quantized import check_unquantized, float_order
 from bert4keras3.models.config import write_json
@@ -362,8 +363,12 @@ class Checkpoints(Quantized):
 
     def save_weights(self, path):
         """Write a Keras `.weights.h5` file, whole or not at all."""
+        from bert4keras3.weights.h5 import name_layers
+
         with atomic_path(path) as temporary:
             self.model.save_weights(str(temporary), overwrite=True)
+            if seam.is_tf_keras:
+                name_layers(temporary, self.model)
 
     def save_pretrained(self, folder, dtype=None, max_shard_size="5GB"):
         """Write a Hugging Face folder, `config.json` and safetensors, as transformers loads it.
@@ -390,7 +395,7 @@ class Checkpoints(Quantized):
             ]
             shape, axis = list(shapes[0]), join_axis(next(iter(parts)))
             shape[axis] = sum(part[axis] for part in shapes)
-            stored = np.dtype(dtype or next(iter(parts.values())).dtype)
+            stored = np.dtype(dtype or dtype_of(next(iter(parts.values()))))
             return name, tuple(shape), stored, lambda: self._joined(parts, dtype)
 
         tensors = [entry(name, parts) for name, parts in self._saved(mapping).items()]

@@ -76,6 +76,7 @@ def follow_environment(transformer):
 
     The rank is the size of a head, for tables of embeddings twice that.
     """
+    seam.only_keras3("LoRA (ENABLE_LORA)")
     found = lora_targets(transformer)
     rank = transformer.attention_head_size
     for layer in found.values():

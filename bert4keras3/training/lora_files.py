@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from bert4keras3.layers.adapters import LowRank, is_low_rank
+from bert4keras3.ops import seam
 from bert4keras3.training import peft_names
 from bert4keras3.training.lora import (
     active_lora,
@@ -63,7 +64,9 @@ def load_lora(model, path, name="default", trainable=False):
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is damaged, of a kind that is not supported, or does not fit.
+        NotImplementedError: under TF_KERAS=1.
     """
+    seam.only_keras3("LoRA")
     path = Path(path)
     if path.is_dir():
         layers, values = peft_names.read(model, path)

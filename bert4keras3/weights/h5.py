@@ -47,11 +47,12 @@ class KerasWeights(Source):
             ) from None
 
     def _add(self, name, item):
+        name = name.replace(OLD_ROOT, "layers/")
         layer, group = item.attrs.get("name"), LAYER_GROUP.fullmatch(name)
         if group and isinstance(layer, str):
             self._groups[layer] = group[1]
         if isinstance(item, h5py.Dataset) and "/vars/" in name:
-            self._entries[name.replace(OLD_ROOT, "layers/")] = item
+            self._entries[name] = item
 
     def groups_by_name(self, model):
         """`{layer: group}` as the file says it; None where it does not for all that has weights.
@@ -80,6 +81,15 @@ class KerasWeights(Source):
 
     def close(self):
         self._file.close()
+
+
+def name_layers(path, model):
+    """Write the layers' names into a file of tf.keras, as Keras 3 writes them itself."""
+    with h5py.File(path, "r+") as file:
+        for layer, group in numbered_groups(model).items():
+            place = f"{OLD_ROOT}{group}/vars"
+            if place in file:
+                file[place].attrs["name"] = layer
 
 
 def variable_paths(model, groups=None):
