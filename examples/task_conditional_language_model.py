@@ -7,7 +7,8 @@
 
 The class is the metre, verses of five or of seven characters; it enters each layer norm as a vector
 that moves gamma and beta. Does the model obey? Of poems that it begins and ends itself, those are
-counted whose verses all have the length that was asked for.
+counted whose verses all have the length that was asked for; and beside them, how many it would be
+if it did not listen, and wrote each metre as often as it has read it.
 
 Source: https://kexue.fm/archives/7124
 """
@@ -83,7 +84,9 @@ def main():
     for number, metre in enumerate(METRES):
         poems = [tokenizer.decode(ids) for ids in writer.random_sample([[number]], count, topp=0.9)]
         right = sum(obeys(poem, metre) for poem in poems)
+        deaf = count * labels.count(number) / len(labels)
         print(f"asked for verses of {metre}: {right} of {count} poems have them throughout")
+        print(f"    ({deaf:.1f} if the model did not listen)")
         print(*(f"    {poem}" for poem in poems[:2]), sep="\n")
 
 

@@ -29,7 +29,7 @@ from bert4keras3.backend import keras
 from bert4keras3.layers import ConditionalRandomField
 from bert4keras3.snippets import sequence_padding, tag_rules
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 
@@ -67,7 +67,7 @@ def recognize(texts, tokenizer, tagger, labels):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__)
     train, test = samples(args, catalogue)
     kinds = sorted({kind for sample in train for _, _, kind in sample.spans})
     labels = ["O", *(f"{place}-{kind}" for kind in kinds for place in "BI")]

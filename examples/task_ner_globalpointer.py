@@ -25,7 +25,7 @@ from bert4keras3 import layers
 from bert4keras3.backend import keras, multilabel_categorical_crossentropy
 from bert4keras3.snippets import sequence_padding
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 
@@ -69,7 +69,7 @@ def recognize(texts, tokenizer, model, kinds):
 
 def main():
     layer = {"help": "default: %(default)s", "choices": ["EfficientGlobalPointer", "GlobalPointer"]}
-    args = arguments(__doc__, epochs=5, layer={"default": "EfficientGlobalPointer", **layer})
+    args = arguments(__doc__, rate=3e-3, layer={"default": "EfficientGlobalPointer", **layer})
     train, test = samples(args, catalogue)
     kinds = sorted({kind for sample in train for _, _, kind in sample.spans})
     tokenizer = build_tokenizer(args, [sample.text for sample in train])

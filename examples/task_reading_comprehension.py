@@ -8,15 +8,27 @@
     静夜思的作者是谁 / 床前明月光疑是地上霜出自李白的静夜思王维作鹿柴云空山不见人但闻人语响 -> 李白
 
 Every text is about two poems, so that who knows a poet's name when he sees one is right every other
-time. The answers counted are those without a wrong character, about poems that were held out.
+time. The answers counted are those without a wrong character, about poems that were held out. A new
+model is told which characters of the text the question has, too (by segment 2), as it would need
+far more texts to learn to compare them.
 `--data`: lines `{"text": ..., "question": ..., "answer": [start, end]}`, with text[start:end].
+
+Source of the told characters: https://arxiv.org/abs/1704.00051
 """
 
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from poems import arguments, build, build_tokenizer, catalogue, optimizer, samples
+from poems import (
+    arguments,
+    build,
+    build_tokenizer,
+    catalogue,
+    optimizer,
+    samples,
+    training_ids,
+)
 
 from bert4keras3.backend import keras
 from bert4keras3.snippets import sequence_padding
@@ -44,9 +56,11 @@ def questions(poems, count, rng):
         yield Question(sample.text, QUESTIONS[kind].format(**words), spans[kind])
 
 
-def encode(row, tokenizer):
+def encode(row, tokenizer, told):
     """Token ids, segment ids, and for each token the characters of the text it stands for."""
-    ids, segments = tokenizer.encode(row.question, row.text, maxlen=MAXLEN)
+    ids, segments = map(np.array, tokenizer.encode(row.question, row.text, maxlen=MAXLEN))
+    if told:
+        segments += (segments == 1) & np.isin(ids, ids[segments == 0])
     question = len(tokenizer.tokenize(row.question))
     places = tokenizer.rematch(row.text, tokenizer.tokenize(row.text))[1:]
     return ids, segments, ([[]] * question + places)[: len(ids)]
@@ -66,10 +80,10 @@ def loss(y_true, y_pred):
     return keras.ops.mean(losses, axis=-1)
 
 
-def answers(rows, tokenizer, model):
+def answers(rows, tokenizer, model, told):
     """The likeliest part of each text, at most 32 tokens."""
-    ids, segments, places = zip(*(encode(row, tokenizer) for row in rows), strict=True)
-    inputs = [sequence_padding(x, MAXLEN) for x in (ids, segments)]
+    ids, segments, places = zip(*(encode(row, tokenizer, told) for row in rows), strict=True)
+    inputs = [sequence_padding(x) for x in (ids, segments)]
     scores = model.predict(inputs, batch_size=BATCH_SIZE, verbose=0)
     for row, place, score in zip(rows, places, scores, strict=True):
         inside = [i for i, characters in enumerate(place) if characters]
@@ -80,23 +94,27 @@ def answers(rows, tokenizer, model):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__, rate=1e-3)
     train, test = samples(args, questions, Question)
     tokenizer = build_tokenizer(args, [row.question + row.text for row in train])
-    transformer = build(args, tokenizer, head="question_answering")
+    told = args.config is None
+    options = {"segment_vocab_size": 3} if told else {}
+    transformer = build(args, tokenizer, head="question_answering", **options)
     real = transformer.inputs[0][..., None] != 0
     model = keras.Model(transformer.inputs, keras.ops.where(real, transformer.output, -1e9))
     model.compile(optimizer(args, len(train), BATCH_SIZE), loss)
-    ids, segments, places = zip(*(encode(row, tokenizer) for row in train), strict=True)
+    ids, segments, places = zip(*(encode(row, tokenizer, told) for row in train), strict=True)
     targets = np.array([target(*pair) for pair in zip(train, places, strict=True)])
-    inputs = [sequence_padding(x, MAXLEN) for x in (ids, segments)]
+    inputs = [training_ids(args, ids, tokenizer), sequence_padding(segments)]
     model.fit(inputs, targets, BATCH_SIZE, args.epochs, verbose=2)
 
-    found = list(answers(test, tokenizer, model))
+    found = list(answers(test, tokenizer, model, told))
     right = sum(ours == r.text[slice(*r.answer)] for ours, r in zip(found, test, strict=True))
     for row, answer in islice(zip(test, found, strict=True), 3):
         print(f"{row.text}\n    {row.question}？ {answer}。")
     print(f"{right} of {len(test)} questions answered ({right / len(test):.1%})")
+    if not args.data:
+        print("(50% for a part of the right kind, but about either poem)")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from bert4keras3.backend import keras, sparse_multilabel_categorical_crossentrop
 from bert4keras3.layers import EfficientGlobalPointer
 from bert4keras3.snippets import sequence_padding
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 MAXLEN = 256
 
 
@@ -96,7 +96,7 @@ def extract(texts, tokenizer, model, predicates):
 
 
 def main():
-    args = arguments(__doc__, epochs=5)
+    args = arguments(__doc__, count=8000, rate=3e-3)
     train, test = samples(args, catalogue)
     predicates = sorted({predicate for sample in train for _, predicate, _ in sample.triples})
     tokenizer = build_tokenizer(args, [sample.text for sample in train])

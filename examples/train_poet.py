@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from bert4keras3.backend import keras
 from bert4keras3.models import build_transformer_model
@@ -73,14 +73,18 @@ def clause_starts(body):
     return [0, *(end for end in ends if end < len(body))]
 
 
-def save_tokenizer(texts, folder):
-    """Write a tokenizer whose tokens are characters; it adds nothing to a text."""
+def save_tokenizer(texts, folder, ends=False):
+    """Write a tokenizer whose tokens are characters; `ends` makes it end each text, as T5 does."""
     tokens = [*SPECIAL_TOKENS, *sorted(set("".join(texts)))]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    if ends:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {END}", special_tokens=[(END, vocabulary[END])]
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     configuration = {

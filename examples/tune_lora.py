@@ -44,7 +44,7 @@ def main(arguments=None):
     parser.add_argument("--model", type=Path, default=DATA / "poet")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("adapter"))
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args(arguments)
     keras.utils.set_random_seed(arguments.seed)
     tokenizer = load_tokenizer(arguments.model)
@@ -60,20 +60,23 @@ def main(arguments=None):
     rate = keras.optimizers.schedules.CosineDecay(5e-3, epochs * -(-len(inputs) // 16))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, weighted_metrics=[])
-    history = model.fit(inputs, targets, 16, epochs, sample_weight=weights, verbose=0).history
+    history = model.fit(inputs, targets, 16, epochs, sample_weight=weights, verbose=2).history
     print(f"loss: {history['loss'][0]:.3f} -> {history['loss'][-1]:.3f}")
     save_lora(model, arguments.output)
     prompts = [tokenizer.encode(prompt)[0] for prompt, _ in pairs]
-    set_adapter(model, None)  # the model as it was
-    without = transformer.generate(prompts, 24, end_token=end)
+
+    def show(name):
+        texts = [tokenizer.decode(ids) for ids in transformer.generate(prompts, 24, end_token=end)]
+        right = sum(text == answer for text, (_, answer) in zip(texts, pairs, strict=True))
+        print(f"{name} the adapter {right} of {len(pairs)} answers are right")
+        print(*(f"    {pairs[i][0]} {texts[i]}" for i in range(3)), sep="\n")
+
+    set_adapter(model, None)
+    show("without")
     set_adapter(model, "default")
     merge_lora(model)
-    texts = [tokenizer.decode(ids) for ids in transformer.generate(prompts, 24, end_token=end)]
-    right = sum(text == answer for text, (_, answer) in zip(texts, pairs, strict=True))
-    for (prompt, _), before, text in list(zip(pairs, without, texts, strict=True))[:3]:
-        print(f"{prompt}  without: {tokenizer.decode(before)}  with: {text}")
-    print(f"{right} of {len(pairs)} answers are right; the adapter is in {arguments.output}/")
-    return history["loss"], right / len(pairs)
+    show("with")
+    print(f"the adapter is in {arguments.output}/")
 
 
 if __name__ == "__main__":
