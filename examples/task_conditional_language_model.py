@@ -35,16 +35,22 @@ def by_metre(poems):
 
 
 class Poems(AutoRegressiveDecoder):
-    """Poems of a class, drawn at random."""
+    """Poems of a class, drawn at random, up to `rows` together."""
 
-    def __init__(self, model, **options):
+    def __init__(self, model, rows, **options):
         super().__init__(**options)
         self.model = model
+        # Of one shape, which JAX compiles once: what is right of a token does not change it.
+        self.ids = np.zeros((rows, self.maxlen), "int32")
 
     @AutoRegressiveDecoder.wraps(default_rtype="probas")
     def predict(self, inputs, output_ids, states):
-        arrays = [output_ids, np.zeros_like(output_ids), inputs[0]]
-        return self.last_token(self.model).predict(arrays)
+        rows, length = output_ids.shape
+        self.ids[:rows, :length] = output_ids
+        self.ids[:, length:] = 0
+        label = np.full((len(self.ids), 1), inputs[0][0, 0])
+        probas = self.model.predict_on_batch([self.ids, np.zeros_like(self.ids), label])
+        return probas[:rows, length - 1]
 
 
 def obeys(text, metre):
@@ -80,7 +86,7 @@ def main():
     np.random.seed(args.seed)
     length, count = (8, 2) if args.smoke else (LENGTH, 32)
     start, end = tokenizer._token_start_id, tokenizer._token_end_id
-    writer = Poems(transformer.model, start_id=start, end_id=end, maxlen=length)
+    writer = Poems(transformer.model, count, start_id=start, end_id=end, maxlen=length)
     for number, metre in enumerate(METRES):
         poems = [tokenizer.decode(ids) for ids in writer.random_sample([[number]], count, topp=0.9)]
         right = sum(obeys(poem, metre) for poem in poems)
