@@ -42,11 +42,12 @@ class Texts(DataGenerator):
 
 
 def _classifier():
+    keras.utils.set_random_seed(0)
     bert = build("bert", dropout_rate=0.1)
     output = keras.layers.Lambda(lambda x: x[:, 0])(bert.output)
     output = keras.layers.Dense(2, activation="softmax")(output)
     model = keras.Model(bert.inputs, output)
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", ["accuracy"])
     return model
 
 
