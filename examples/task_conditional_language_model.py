@@ -88,7 +88,7 @@ def main():
     start, end = tokenizer._token_start_id, tokenizer._token_end_id
     writer = Poems(transformer.model, count, start_id=start, end_id=end, maxlen=length)
     for number, metre in enumerate(METRES):
-        poems = [tokenizer.decode(ids) for ids in writer.random_sample([[number]], count, topp=0.9)]
+        poems = [tokenizer.decode(ids) for ids in writer.random_sample([[number]], count, topp=0.5)]
         right = sum(obeys(poem, metre) for poem in poems)
         deaf = count * labels.count(number) / len(labels)
         print(f"asked for verses of {metre}: {right} of {count} poems have them throughout")
