@@ -169,10 +169,15 @@ def lookup(table, ids):
     JAX on a GPU adds the gradients of a row one after another. Of the two rows of a segment
     table that is most of a step of BERT, so few rows are chosen among, by conditions.
 
+    TensorFlow leaves the gradients of a row that is looked up twice apart, and Keras squares
+    each: neither Adam's moments nor a norm to clip by would be those of the other backends.
+
     Args:
         table: `(rows, ...)`, a tensor or a variable of floats.
         ids: int tensor.
     """
+    if keras.backend.backend() == "tensorflow":
+        return _gather_for_dense_gradients(table, ids)
     rows = table.shape[0]
     if rows > FEW_ROWS or keras.backend.backend() != "jax" or is_jax_on("cpu"):
         return _keras_ops.take(table, ids, axis=0)
@@ -182,6 +187,21 @@ def lookup(table, ids):
     for i in range(rows):
         found = _keras_ops.where(ids == i, table[i], found)
     return found
+
+
+def _gather_for_dense_gradients(table, ids):
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def gather(table):
+        def gradient(upstream):
+            flat = tf.reshape(upstream, (-1, *table.shape[1:]))
+            return tf.math.unsorted_segment_sum(flat, tf.reshape(ids, (-1,)), table.shape[0])
+
+        return _keras_ops.take(table, ids, axis=0), gradient
+
+    # `custom_gradient` wants the variable's value, which Keras' own conversion leaves alone.
+    return gather(tf.convert_to_tensor(_keras_ops.convert_to_tensor(table)))
 
 
 def recur(step, state, xs, remat=False, reverse=False):

@@ -5,7 +5,7 @@ import pytest
 from conftest import needs_keras3
 from tiny import assert_close, build, draw, numpy, tensor
 
-from bert4keras3.layers import LayerNormalization
+from bert4keras3.layers import Embedding, LayerNormalization
 from bert4keras3.ops import keras
 from bert4keras3.training import AdamW, ByLayer, PiecewiseLinear, layerwise_decay
 
@@ -151,3 +151,28 @@ def test_initializer_of_the_model_in_a_head():
     assert np.abs(first - second).max() > 0.01
     copy = keras.Model.from_config(model.get_config())
     assert copy.layers[-1].kernel_initializer.stddev == 0.02
+
+
+@pytest.mark.parametrize("name", ["adam", "clip"])
+def test_gradients_of_a_row_add_up_before_they_are_squared(name):
+    """TensorFlow keeps apart what comes from several lookups of a row."""
+    ids, target = [0, 0, 0, 1], np.array([3.0, -2.0])
+    inputs = keras.Input((4,), dtype="int32")
+    layer = Embedding(3, 2, embeddings_initializer="ones")
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(layer(inputs)))
+    adam, clipped = keras.optimizers.Adam(0.1), keras.optimizers.SGD(0.1, global_clipnorm=0.1)
+    model.compile(adam if name == "adam" else clipped, "mse")
+    model.fit(np.array([ids]), target[None], epochs=3, verbose=0)
+
+    table, mean, square = np.ones((3, 2)), 0.0, 0.0
+    for step in range(1, 4):
+        error = table[ids].mean(0) - target  # the gradient of the mean square of two outputs
+        gradient = np.bincount(ids, minlength=3)[:, None] / 4 * error
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        if name == "adam":
+            change = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-7)
+        else:
+            change = gradient * 0.1 / np.sqrt((gradient**2).sum())
+        table = table - 0.1 * change
+    assert_close(layer.get_weights()[0], table, 1e-4)

@@ -147,11 +147,11 @@ class PositionEmbedding(MergedPositions):
 
     def _rows(self, ids):
         if not self.hierarchical:
-            return ops.take(self.embeddings, ids + self.offset, axis=0)
+            return ops.lookup(self.embeddings, ids + self.offset)
         alpha = 0.4 if self.hierarchical is True else self.hierarchical
         base = (self.embeddings - alpha * self.embeddings[:1]) / (1 - alpha)
-        high = ops.take(base, ids // self.input_dim, axis=0)
-        low = ops.take(base, ids % self.input_dim, axis=0)
+        high = ops.lookup(base, ids // self.input_dim)
+        low = ops.lookup(base, ids % self.input_dim)
         return alpha * high + (1 - alpha) * low
 
 
@@ -284,7 +284,7 @@ class RelativePositionEmbedding(Layer):
         return self._vectors(slots - ops.cast(positions, "int32")[..., None])
 
     def _vectors(self, distance):
-        rows = ops.take(self.embeddings, self.rows_of(distance), axis=0)
+        rows = ops.lookup(self.embeddings, self.rows_of(distance))
         return ops.cast(rows, self.compute_dtype)
 
     def _of_all_pairs(self, n, m):
