@@ -33,7 +33,7 @@ def whole_inputs(transformer, tokens, side="right"):
     inputs = [np.asarray(tokens, "int32")]
     if transformer.source_inputs:
         return [source_array(transformer, len(tokens), side), *inputs]
-    if len(transformer.inputs) > 1:
+    if len(transformer.text_inputs) > 1:
         inputs.append(segments_for(transformer, len(tokens)))
     return inputs
 
@@ -67,7 +67,7 @@ def asked(transformer, rows, **options):
     return {"prompts": sources, "decoder_prompts": rows, **options}
 
 
-def naive(transformer, rows, count, choose=None, end=END):
+def naive(transformer, rows, count, choose=None, end=END, conditions=()):
     """Greedy decoding by the whole model at a fixed length; a list of the whole rows.
 
     Args:
@@ -76,12 +76,14 @@ def naive(transformer, rows, count, choose=None, end=END):
         count: new tokens at most; None for as many as there is room.
         choose: of one row's logits and ids so far, the next id.
         end: the id that ends a row.
+        conditions: arrays for the model's `condition_inputs`.
     """
     choose = choose or (lambda logits, ids: int(logits.argmax()))
     texts, open_rows = [list(row) for row in rows], set(range(len(rows)))
     limits = [LENGTH if count is None else len(row) + count for row in rows]
     while open_rows:
-        outputs = predict(transformer.model, whole_inputs(transformer, as_array(texts)))[-1]
+        inputs = [*whole_inputs(transformer, as_array(texts)), *conditions]
+        outputs = predict(transformer.model, inputs)[-1]
         for i in sorted(open_rows):
             texts[i].append(choose(outputs[i, len(texts[i]) - 1], texts[i]))
             if texts[i][-1] == end or len(texts[i]) >= limits[i]:
@@ -646,6 +648,10 @@ def test_models_that_cannot_generate():
         build("llama", with_lm=False).generate([5], 3)
     with pytest.raises(ValueError, match="no language-model head"):
         build("llama", with_lm=False).build_cache_model([8], 3)
+    cache = keras.Input((4, 16))
+    caches = {"Transformer-0-MultiHeadSelfAttention": [cache, cache]}
+    with pytest.raises(ValueError, match="LM_Mask_BERT has attention_caches"):
+        build("bert_lm", attention_caches=caches, additional_input_layers=cache).generate([5], 3)
 
 
 BAD_CACHE = [

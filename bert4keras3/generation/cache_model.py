@@ -30,6 +30,7 @@ class CacheModel(keras.Model):
     the tokens padded at either side, the others given for the whole length. Of a
     seq2seq model first what the encoder reads, or for a decoder alone what the
     encoder gives, float `(batch, m, hidden)`, where vectors of zeros are padding.
+    After them what the condition of the layer norms comes from, where there is one.
 
     Outputs: int32 `(batch, length)`: prompt, new tokens, padding.
 
@@ -73,6 +74,10 @@ class CacheModel(keras.Model):
                 name=tensor.name if length is None else f"{tensor.name}-cache-{length}",
             )
             for tensor, length in zip(fed, input_lengths, strict=True)
+        ]
+        self.inputs += [
+            keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
+            for tensor in transformer.condition_inputs
         ]
         if input_state:
             self.inputs += [
@@ -170,7 +175,7 @@ class CacheModel(keras.Model):
         """
         *inputs, seeds = inputs_and_seeds
         count = len(self.input_names)
-        sources, inputs, memory = (
+        sources, inputs, others = (
             inputs[: self.sources],
             inputs[self.sources : count],
             inputs[count:],
@@ -187,8 +192,10 @@ class CacheModel(keras.Model):
         }
         if sources:
             rows["source"] = self._source(sources)
-        if memory:
-            rows["states"] = unstack(self.transformer, *memory)
+        if self.transformer.condition_inputs:
+            rows["conditions"] = list(others)
+        elif others:
+            rows["states"] = unstack(self.transformer, *others)
         carry = start(self.transformer, self.plan, prompt_length, rows)
         carry = advance(self.transformer, self.plan, carry, self.length)
         ids = ops.where(carry["broken"], -1, carry["ids"])
@@ -205,8 +212,8 @@ class CacheModel(keras.Model):
     def _with_bucketed_sources(self, arrays):
         """The arrays, sources of any length padded to one that programs are compiled for."""
         padded = []
-        for array, tensor in zip(arrays, self.inputs, strict=True):
-            if tensor.shape[1] is None:
+        for place, (array, tensor) in enumerate(zip(arrays, self.inputs, strict=True)):
+            if place < self.sources and tensor.shape[1] is None:
                 more = bucket(array.shape[1]) - array.shape[1]
                 value = self._pad if len(padded) == 0 and array.ndim == 2 else 0
                 widths = ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))
@@ -226,8 +233,9 @@ class CacheModel(keras.Model):
     def _arrays(self, x):
         """The inputs as numpy arrays; None for an iterable of batches."""
         if isinstance(x, dict):
-            names = [*self.input_names, *(shapes(self.transformer) if self.input_state else ())]
-            x = [x[name] for name in names]
+            conditions = [tensor.name for tensor in self.transformer.condition_inputs]
+            memory = shapes(self.transformer) if self.input_state else ()
+            x = [x[name] for name in (*self.input_names, *conditions, *memory)]
         several = isinstance(x, (list, tuple))
         if several and len(x) and np.ndim(x[0]) == 1 and len(self.inputs) == 1:
             x = [np.array(x)]  # a list of rows
@@ -256,7 +264,8 @@ class CacheModel(keras.Model):
                 raise ValueError(f"row {empty[0]}: the context is empty, all its vectors are zeros")
         elif self.sources:
             self._check_tokens(arrays[0], 0, "source")
-        return [x if x.ndim > 2 else x.astype("int32") for x in arrays]
+        dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in self.inputs]
+        return [x.astype(dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
 
     def _check_tokens(self, tokens, bias, name):
         size = self.transformer.vocab_size

@@ -38,7 +38,7 @@ class Conversation:
 
     Raises:
         ValueError: the model cannot generate, is not causal or seq2seq, or has a mask of its
-            own.
+            own or conditional layer norms.
     """
 
     def __init__(self, transformer):
@@ -47,6 +47,10 @@ class Conversation:
             raise ValueError(
                 f"{type(transformer).__name__}: a conversation needs a causal model, whose earlier "
                 "tokens do not see later ones"
+            )
+        if transformer.condition_inputs:
+            raise ValueError(
+                f"{type(transformer).__name__}: a conversation has no condition for layer norms"
             )
         if transformer.source_inputs:
             raise ValueError(

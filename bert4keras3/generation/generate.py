@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert4keras3.generation.beam import beam_search
+from bert4keras3.generation.conditions import read_conditions
 from bert4keras3.generation.options import Options, whole
 from bert4keras3.generation.programs import fetch, new_tokens, programs, whole_rows
 from bert4keras3.generation.prompts import check_generates, pack, read_prompts, room
@@ -29,6 +30,8 @@ class Request:
         sources: of a seq2seq model what they are made from, else None.
         segments: segment ids of the prompts, or None.
         states: of a recurrent model what each begins with, or None for the usual.
+        conditions: of a model with conditional layer norms an array `(prompts, ...)` for
+            each of its `condition_inputs`; none of others.
         single: there was one prompt that was no list of prompts.
         count: tokens to add at most.
     """
@@ -38,11 +41,14 @@ class Request:
     sources: list | None
     segments: list | None
     states: list | None
+    conditions: list
     single: bool
     count: int
 
     @classmethod
-    def read(cls, transformer, prompts, max_new_tokens, segments, decoder_prompts, states):
+    def read(
+        cls, transformer, prompts, max_new_tokens, segments, decoder_prompts, states, conditions
+    ):
         """Check what `Transformer.generate` was given."""
         check_generates(transformer)
         sources = None
@@ -59,8 +65,9 @@ class Request:
                 name = type(transformer).__name__
                 raise ValueError(f"states: {name} has none that a text may begin with")
             states = rows_of(transformer, states, len(rows))
+        conditions = read_conditions(transformer, conditions, len(rows))
         count = room(transformer, rows, max_new_tokens)
-        return cls(transformer, rows, sources, segments, states, single, count)
+        return cls(transformer, rows, sources, segments, states, conditions, single, count)
 
     def pack(self, chosen):
         """The arrays of some prompts, and their prompt length."""
@@ -73,6 +80,8 @@ class Request:
             arrays["source"] = pack_sources(self.transformer, sources, segments)
         if self.states is not None:
             arrays["states"] = join([self.states[i] for i in chosen])
+        if self.conditions:
+            arrays["conditions"] = [array[list(chosen)] for array in self.conditions]
         return arrays, prompt_length
 
     def batches(self, size):
@@ -90,6 +99,7 @@ def generate(
     segments=None,
     decoder_prompts=None,
     states=None,
+    conditions=None,
     num_samples=1,
     num_beams=1,
     length_penalty=1.0,
@@ -102,7 +112,9 @@ def generate(
 ):
     """See `Transformer.generate`."""
     options = Options(**options)
-    request = Request.read(transformer, prompts, max_new_tokens, segments, decoder_prompts, states)
+    request = Request.read(
+        transformer, prompts, max_new_tokens, segments, decoder_prompts, states, conditions
+    )
     whole("batch_size", batch_size, 1), whole("num_samples", num_samples, 1)
     search = _sample
     if whole("num_beams", num_beams, 1) > 1:
@@ -170,11 +182,14 @@ def stream(
     segments=None,
     decoder_prompts=None,
     states=None,
+    conditions=None,
     **options,
 ):
     """See `Transformer.stream`."""
     options = Options(**options)
-    request = Request.read(transformer, prompts, max_new_tokens, segments, decoder_prompts, states)
+    request = Request.read(
+        transformer, prompts, max_new_tokens, segments, decoder_prompts, states, conditions
+    )
     plan, settings = options.make_plan(transformer)
     arrays, prompt_length = request.pack(range(len(request.rows)))
     seeds = row_seeds(options.make_seed(), range(len(request.rows)))

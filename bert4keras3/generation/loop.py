@@ -60,7 +60,8 @@ def start(transformer, plan, prompt_length, rows, known=None):
         rows: `{"ids", "extras", "lengths", "limits", "settings"}`, a row a prompt,
             and `"seeds"`, a row a sample; "ids" is `(batch, slots)`. Of a seq2seq model
             also `"source"`, see `Transformer.initial_states`. Perhaps `"states"`, what
-            the layers remember before the prompts.
+            the layers remember before the prompts, and `"conditions"`, arrays for the
+            model's `condition_inputs`.
         known: `(states, counts)`, caches and how many first tokens of each row they
             hold, int `(batch,)`; prompt_length then counts from there. None for none.
 
@@ -96,7 +97,10 @@ def prefill(transformer, prompt_length, rows, known=None):
     if known is None:
         states = rows.get("states")
         if states is None:
-            states = transformer.initial_states(batch, slots, inputs, rows.get("source"))
+            condition = None
+            if "conditions" in rows:
+                condition = transformer.condition_model(rows["conditions"])
+            states = transformer.initial_states(batch, slots, inputs, rows.get("source"), condition)
         prompts = [x[:, :prompt_length] for x in inputs]
     else:
         states, counts = known

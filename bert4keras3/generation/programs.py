@@ -45,6 +45,8 @@ def cached_programs(transformer, key, *makers, compiles=True):
     `compiles` is that of `program`, and belongs into the key where it varies.
     """
     layers = [layer for layer in transformer.layers.values() if isinstance(layer, keras.Layer)]
+    if transformer.layer_norm_conds[0] is not None:
+        layers.append(transformer.condition_model)
     variables = list({id(v): v for layer in layers for v in layer.variables}.values())
     key = (*key, tuple(map(id, variables)))
     if key not in transformer.programs:

@@ -26,10 +26,12 @@ def check_generates(transformer):
             f"{name} sees both ways and cannot continue a text: build it with application='lm' "
             "or 'unilm'"
         )
-    if transformer.layer_norm_conds[0] is not None:
+    if transformer.attention_caches:
         raise ValueError(
-            f"{name} has conditional layer norms: generation has no condition for them"
+            f"{name} has attention_caches: generation cannot put them before the keys it remembers"
         )
+    if transformer.layer_norm_conds[0] is not None:
+        transformer.condition_model  # noqa: B018 raises where there is none
 
 
 def bucket(length):

@@ -1,6 +1,7 @@
 """A decoding step under way: where every row is, and what the layers remember."""
 
 import inspect
+from contextlib import contextmanager
 from functools import cache, cached_property
 
 from bert4keras3 import ops
@@ -8,6 +9,7 @@ from bert4keras3.layers import SegmentMask
 from bert4keras3.ops import keras, seam
 
 OWN_MASK = "attention_bias"
+CONDITION = "layer_norm_condition"
 
 
 class Decoding:
@@ -101,24 +103,47 @@ class Stepwise:
     Attributes:
         decoding: the `Decoding` or `Encoding` under way, None outside `step` and `encode`.
         fixed_states: keys of the states that decoding leaves as they are.
+        condition_inputs: the inputs that the condition of the layer norms comes from.
         rewinds: whether what was remembered of later tokens may be overwritten.
     """
 
     decoding = None
     fixed_states = frozenset()
     rewinds = True
+    condition_inputs = ()
+
+    @property
+    def text_inputs(self):
+        """The inputs that have an entry for each token."""
+        conditions = {id(x) for x in self.condition_inputs}
+        return [x for x in self.inputs if id(x) not in conditions]
 
     @property
     def source_inputs(self):
         """Of a seq2seq model the inputs that a text is made from; none of others."""
-        return self.inputs[: len(self.inputs) - len(self.step_inputs)]
+        inputs = self.text_inputs
+        return inputs[: len(inputs) - len(self.step_inputs)]
 
     @property
     def step_inputs(self):
         """The inputs that grow with a text, token ids first."""
-        return self.inputs
+        return self.text_inputs
 
-    def initial_states(self, batch, slots, inputs=None, source=None):
+    @cached_property
+    def condition_model(self):
+        """A Keras model from `condition_inputs` to what `build` was given as layer_norm_cond.
+
+        Raises:
+            ValueError: it comes from other inputs, too.
+        """
+        try:
+            return keras.Model(list(self.condition_inputs), self.layer_norm_conds[0])
+        except ValueError as error:
+            raise ValueError(
+                "layer_norm_cond: to generate, it has to come from additional_input_layers alone"
+            ) from error
+
+    def initial_states(self, batch, slots, inputs=None, source=None, condition=None):
         """What the layers remember before the first token.
 
         Args:
@@ -128,22 +153,25 @@ class Stepwise:
                 where a subclass computes its own attention mask from them.
             source: of a seq2seq model, `{name: array}` of its `source_inputs`, and of token
                 ids `"lengths"`, int `(batch,)`.
+            condition: what steers the layer norms, `(batch, size)`; None for nothing.
 
         Returns:
-            `{call key: state}` for every call of a layer that remembers.
+            `{call key: state}` for every call of a layer that remembers, and the condition.
 
         Raises:
             ValueError: a subclass has its own mask, and there are no inputs.
         """
         calls = self._stateful_calls
+        extra = {} if condition is None else {CONDITION: condition}
         if not self.has_own_mask:
-            return {key: layer.initial_state(batch, slots) for key, layer in calls.items()}
+            states = {key: layer.initial_state(batch, slots) for key, layer in calls.items()}
+            return states | extra
         states = {
             key: layer.initial_state(batch, slots)
             for key, layer in calls.items()
             if not isinstance(layer, SegmentMask)
         }
-        return states | {OWN_MASK: self._whole_mask(inputs)}
+        return states | extra | {OWN_MASK: self._whole_mask(inputs)}
 
     def grow_states(self, states, slots):
         """The states with room for more tokens; what has no slots stays as it is."""
@@ -173,22 +201,31 @@ class Stepwise:
         finally:
             self.inputs = symbolic
 
-    def encode(self, inputs, lengths):
+    def encode(self, inputs, lengths, condition=None):
         """The same forward, on whole texts as real tensors.
 
         Args:
             inputs: the model's inputs, each `(batch, n)`, padded at the right.
             lengths: int `(batch,)`, tokens of each row.
+            condition: as `initial_states`.
 
         Returns:
             The outputs.
         """
-        symbolic, self.inputs = self.inputs, as_list(inputs)
-        self.decoding = Encoding(ops.cast(lengths, "int32"))
-        try:
+        with self._under_way(Encoding(ops.cast(lengths, "int32")), inputs, condition):
             return self._forward(inputs)
+
+    @contextmanager
+    def _under_way(self, decoding, inputs, condition):
+        """A forward on real tensors, in place of the symbolic ones the model was built from."""
+        symbolic = self.inputs, self.layer_norm_conds
+        self.decoding, self.inputs = decoding, as_list(inputs)
+        self.layer_norm_conds = [condition, *self.layer_norm_conds[1:]]
+        try:
+            yield decoding
         finally:
-            self.decoding, self.inputs = None, symbolic
+            self.decoding = None
+            self.inputs, self.layer_norm_conds = symbolic
 
     def step(self, inputs, positions, lengths, states, slots, last=False):
         """The same forward, on real tensors and with memory.
@@ -209,29 +246,28 @@ class Stepwise:
         """
         positions = ops.cast(positions, "int32")
         states = dict(states)
-        mask = states.pop(OWN_MASK, None)
+        kept = {key: states.pop(key) for key in (OWN_MASK, CONDITION) if key in states}
+        mask, condition = kept.get(OWN_MASK), kept.get(CONDITION)
         if mask is not None:
             rows = _rows(mask, positions)
             # Shadows the method: a subclass's own code finds the rows of this step.
             self.compute_attention_bias = lambda inputs=None: rows
-        symbolic, self.inputs = self.inputs, as_list(inputs)
         # With memory in the final layers every token must pass through them.
-        self.decoding = Decoding(
+        decoding = Decoding(
             states, positions, ops.cast(lengths, "int32"), slots, last and not self._ends_stateful
         )
         try:
-            outputs = self._forward(inputs)
-            self.decoding.check_all_remembered()
-            if last:
-                outputs = as_list(outputs)[-1]
-                if self._ends_stateful or self.decoding.cuts:
-                    self.decoding.cuts = True
-                    outputs = self.decoding.cut(outputs)
-            states = self.decoding.states
+            with self._under_way(decoding, inputs, condition):
+                outputs = self._forward(inputs)
+                decoding.check_all_remembered()
+                if last:
+                    outputs = as_list(outputs)[-1]
+                    if self._ends_stateful or decoding.cuts:
+                        decoding.cuts = True
+                        outputs = decoding.cut(outputs)
         finally:
-            self.decoding, self.inputs = None, symbolic
             self.__dict__.pop("compute_attention_bias", None)
-        return outputs, states if mask is None else states | {OWN_MASK: mask}
+        return outputs, decoding.states | kept
 
     def to_logits(self, outputs):
         """Logits of the last output, of whatever form; log-probabilities are logits."""

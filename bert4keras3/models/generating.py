@@ -36,7 +36,8 @@ class Generating:
 
         Args:
             input_lengths: the lengths of the model's inputs; prompt and new tokens
-                have to fit.
+                have to fit. The inputs that a condition of the layer norms comes from have
+                none, and are fed after the others.
             end_token: id, or list of ids, that ends a row; -1 for never.
             search_mode: 'greedy', 'topk' or 'topp'.
             k: for 'topk' how many tokens are drawn from; for 'topp' the mass p, or
@@ -88,6 +89,8 @@ class Generating:
                 with, for all or as a list for each; its start token by default.
                 states: of a recurrent model, what was remembered before the prompts:
                 a state for all, or a list of one a prompt, None in it for the usual.
+                conditions: of a model built with layer_norm_cond, what goes into its
+                additional_input_layers (a list for several): for all prompts, or for each.
                 num_samples: continuations of each prompt.
                 num_beams: beams of a beam search; 1 for none.
                 length_penalty: a beam's score is divided by its number of new
@@ -117,7 +120,8 @@ class Generating:
         """Continue prompts and yield the ids as they come.
 
         Args:
-            prompts, max_new_tokens, segments, decoder_prompts, states: as `generate`.
+            prompts, max_new_tokens, segments, decoder_prompts, states, conditions: as
+                `generate`.
             **options: as `bert4keras3.generation.Options`.
 
         Returns:

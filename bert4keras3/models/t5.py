@@ -97,6 +97,7 @@ class T5(T5_Base):
             half.defers_weights = self.defers_weights
             half.build(None, *conditions, additional_input_layers)
         self.layer_norm_conds = self._decoder.layer_norm_conds
+        self.condition_inputs = self._decoder.condition_inputs
         tokens = self._decoder.get_inputs()[1]
         self.set_inputs([*as_list(self._encoder.get_inputs()), tokens], additional_input_layers)
         self.set_outputs(self._decoder.call_on(self._encoder.context, tokens))
@@ -106,7 +107,7 @@ class T5(T5_Base):
 
     @property
     def step_inputs(self):
-        return self.inputs[len(as_list(self._encoder.get_inputs())) :]
+        return self.text_inputs[len(as_list(self._encoder.get_inputs())) :]
 
     @property
     def fixed_states(self):
@@ -116,15 +117,16 @@ class T5(T5_Base):
     def has_own_mask(self):
         return self._decoder.has_own_mask
 
-    def initial_states(self, batch, slots, inputs=None, source=None):
+    def initial_states(self, batch, slots, inputs=None, source=None, condition=None):
         texts = [source[tensor.name] for tensor in self.source_inputs]
-        states = ops.by_rows(self._read, (texts, source["lengths"]), texts[0].shape[1])
-        return self._decoder.with_source(states, batch, slots, inputs)
+        read = (texts, source["lengths"], condition)
+        states = ops.by_rows(self._read, read, texts[0].shape[1])
+        return self._decoder.with_source(states, batch, slots, inputs, condition)
 
     def _read(self, source):
-        """What the decoder remembers of sources `(texts, lengths)`."""
-        texts, lengths = source
-        context = self._encoder.encode(texts, lengths)
+        """What the decoder remembers of sources `(texts, lengths, condition)`."""
+        texts, lengths, condition = source
+        context = self._encoder.encode(texts, lengths, condition)
         places = ops.arange(context.shape[1], dtype="int32")[None]
         return self._decoder.source_states(context, places < lengths[:, None])
 

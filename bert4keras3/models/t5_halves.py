@@ -16,7 +16,7 @@ from bert4keras3.layers import (
     SinusoidalPositionEmbedding,
 )
 from bert4keras3.models.bert import BERT, HEAD_OPTIONS, POSITION_OPTIONS
-from bert4keras3.models.decoding import as_list
+from bert4keras3.models.decoding import CONDITION, as_list
 from bert4keras3.models.masks import LM_Mask
 from bert4keras3.models.registry import family
 from bert4keras3.models.t5_weights import T5Files
@@ -335,7 +335,7 @@ class T5_Decoder(LM_Mask, T5_Base):
 
     @property
     def step_inputs(self):
-        return self.inputs[1:]
+        return self.text_inputs[1:]
 
     def cut_to_last(self, outputs):
         return [outputs[0], super().cut_to_last(outputs[1])]
@@ -343,12 +343,13 @@ class T5_Decoder(LM_Mask, T5_Base):
     @property
     def fixed_states(self):
         cross = {key for key, layer in self._stateful_calls.items() if _is_cross(layer)}
-        return frozenset({CONTEXT, *cross})
+        return frozenset({CONTEXT, CONDITION, *cross})
 
-    def initial_states(self, batch, slots, inputs=None, source=None):
+    def initial_states(self, batch, slots, inputs=None, source=None, condition=None):
         context = source[self.source_inputs[0].name]
         visible = ops.any(ops.not_equal(context, 0), axis=-1)
-        return self.with_source(self.source_states(context, visible), batch, slots, inputs)
+        states = self.source_states(context, visible)
+        return self.with_source(states, batch, slots, inputs, condition)
 
     def source_states(self, context, visible):
         """What stays in memory of an encoder's output; `visible` `(batch, m)`: no padding."""
@@ -356,10 +357,11 @@ class T5_Decoder(LM_Mask, T5_Base):
         memory = {key: layer.project_memory(context, visible) for key, layer in cross.items()}
         return {**memory, CONTEXT: context}
 
-    def with_source(self, states, batch, slots, inputs=None):
+    def with_source(self, states, batch, slots, inputs=None, condition=None):
         """`initial_states` with `source_states` among them."""
         inputs = None if inputs is None else [states[CONTEXT], *as_list(inputs)]
-        return {**super().initial_states(batch, slots, inputs), **states}
+        own = super().initial_states(batch, slots, inputs, condition=condition)
+        return {**own, **states}
 
     def step(self, inputs, positions, lengths, states, slots, last=False):
         context = states[CONTEXT]

@@ -260,6 +260,8 @@ class Transformer(Stepwise, Generating, Headed, Checkpoints):
             layer_norm_cond_hidden_size,
             layer_norm_cond_hidden_act or "linear",
         ]
+        if layer_norm_cond is not None:
+            self.condition_inputs = as_list(additional_input_layers)
         inputs = self.get_inputs()
         self.set_inputs(inputs, additional_input_layers)
         self.set_outputs(self._forward(inputs))
