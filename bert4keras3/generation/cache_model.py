@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 
 from bert4keras3 import ops
+from bert4keras3.generation.conditions import fits
 from bert4keras3.generation.loop import Plan, advance, start
 from bert4keras3.generation.options import check_above_zero, token_ids, whole
 from bert4keras3.generation.processors import Forbid, RepetitionPenalty
@@ -215,7 +216,7 @@ class CacheModel(keras.Model):
         for place, (array, tensor) in enumerate(zip(arrays, self.inputs, strict=True)):
             if place < self.sources and tensor.shape[1] is None:
                 more = bucket(array.shape[1]) - array.shape[1]
-                value = self._pad if len(padded) == 0 and array.ndim == 2 else 0
+                value = self._pad if place == 0 and array.ndim == 2 else 0
                 widths = ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))
                 array = np.pad(array, widths, constant_values=value)
             padded.append(array)
@@ -252,8 +253,7 @@ class CacheModel(keras.Model):
         rows = len(arrays[-1])
         for array, tensor in zip(arrays, self.inputs, strict=True):
             expected = (rows, *tensor.shape[1:])
-            fits = zip(array.shape, expected, strict=False)
-            if array.ndim != len(expected) or any(m not in (None, n) for n, m in fits):
+            if not fits(array.shape, expected):
                 raise ValueError(
                     f"input {tensor.name!r}: expected the shape {expected}, got {array.shape}"
                 )

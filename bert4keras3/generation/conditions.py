@@ -38,9 +38,9 @@ def _rows(tensor, values, count):
     given = values.shape
     if shape == (1,) and values.ndim < 2:
         values = values.reshape(-1, 1)  # a number a prompt
-    elif _fits(given, shape):
+    elif fits(given, shape):
         values = values[None]
-    if not _fits(values.shape[1:], shape) or len(values) not in (1, count):
+    if not fits(values.shape[1:], shape) or len(values) not in (1, count):
         raise ValueError(
             f"conditions, {tensor.name!r}: expected {shape} for all {count} prompts, or "
             f"{(count, *shape)}, got {given}"
@@ -50,7 +50,8 @@ def _rows(tensor, values, count):
     return np.broadcast_to(values, (count, *values.shape[1:])).astype(dtype)
 
 
-def _fits(found, shape):
+def fits(found, shape):
+    """Whether an array's shape is the one expected, in which None is any number."""
     return len(found) == len(shape) and all(
         m in (None, n) for n, m in zip(found, shape, strict=True)
     )

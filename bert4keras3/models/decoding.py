@@ -161,17 +161,17 @@ class Stepwise:
         Raises:
             ValueError: a subclass has its own mask, and there are no inputs.
         """
-        calls = self._stateful_calls
-        extra = {} if condition is None else {CONDITION: condition}
-        if not self.has_own_mask:
-            states = {key: layer.initial_state(batch, slots) for key, layer in calls.items()}
-            return states | extra
+        own_mask = self.has_own_mask
         states = {
             key: layer.initial_state(batch, slots)
-            for key, layer in calls.items()
-            if not isinstance(layer, SegmentMask)
+            for key, layer in self._stateful_calls.items()
+            if not (own_mask and isinstance(layer, SegmentMask))
         }
-        return states | extra | {OWN_MASK: self._whole_mask(inputs)}
+        if condition is not None:
+            states[CONDITION] = condition
+        if own_mask:
+            states[OWN_MASK] = self._whole_mask(inputs)
+        return states
 
     def grow_states(self, states, slots):
         """The states with room for more tokens; what has no slots stays as it is."""
